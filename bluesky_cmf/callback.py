@@ -1,0 +1,459 @@
+"""`LiveNMF`: the callback between a RunEngine and whoever wants to know."""
+
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .dataset import Change, Component, Dataset, Recipe
+from .documents import Emit
+from .emitter import Emitter
+from .errors import InputError
+from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
+from .nmf.results import FitResult
+from .phases import Phase
+from .preprocess import Preprocess
+from .worker import Inline, Worker, at_exit, remaining
+
+__all__ = ["LiveNMF"]
+
+logger = logging.getLogger(__name__)
+
+Pattern = Phase | npt.ArrayLike
+
+#: Seconds of idle time spent at once on a better fit: what a pattern may have to wait for.
+_IDLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """The user has changed a constraint of the latest dataset."""
+
+    change: Change
+
+
+@dataclass(frozen=True)
+class _Reset:
+    """The user has asked for a new beginning."""
+
+
+_Item = Opened | Arrival | Refused | Closed | _Changed | _Reset
+
+
+class LiveNMF:
+    """Decompose the patterns of running Bluesky runs, and publish what is found.
+
+    A Bluesky callback: ``RE.subscribe(live)``. It copies each pattern and returns; the fit runs
+    on a thread of its own and never disturbs the scan. What it finds it publishes as documents of
+    an *analysis run* to everyone who has subscribed with `subscribe`.
+
+    Parameters
+    ----------
+    pattern : str
+        Data key of the patterns, (F,) each: exact, else the one key that ends in it.
+    x : str or array_like (F,), optional
+        Axis of the patterns: a data key (in the event, the configuration or the start document)
+        or an array; by default the index.
+    independent : str or sequence of str, optional
+        Data keys that weights are drawn against; by default the dimensions in the hints of the
+        start document. They may stand in the event, the configuration or the start document.
+    stream : str, optional
+        Name of the stream that carries the patterns.
+    n_components : int, optional
+        K; by default one more than there are phases.
+    phases : sequence of Phase, optional
+        Known components, held fixed; the rest is free.
+    preprocess : Preprocess, optional
+        What is done to patterns and phases before the fit.
+    scope : {"run", "session"}, optional
+        ``"run"``: each run is a dataset. ``"session"``: the patterns of all runs until `reset`.
+    device : str or torch.device, optional
+        ``"auto"``: CUDA where there is one, else the CPU.
+    background : bool, optional
+        False: fit and publish in the caller's thread, for replay and tests.
+    seed : int, optional
+        Seed of the draws among the starts of the last, converged refit.
+    dtype : torch.dtype, optional
+        What patterns are stored in.
+
+    Attributes
+    ----------
+    error : Exception or None
+        The last thing that went wrong; nothing is ever raised in the scan.
+
+    Raises
+    ------
+    InputError
+        Where an argument is of the wrong kind, or there are more phases than components.
+
+    Examples
+    --------
+    >>> live = LiveNMF("chi_I", x="chi_Q", n_components=3)
+    >>> token = live.subscribe(lambda name, doc: None)
+    >>> live.result is None
+    True
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        x: str | npt.ArrayLike | None = None,
+        independent: str | Sequence[str] | None = None,
+        stream: str = "primary",
+        n_components: int | None = None,
+        phases: Sequence[Phase] = (),
+        preprocess: Preprocess | None = None,
+        scope: Literal["run", "session"] = "run",
+        device: str | torch.device = "auto",
+        background: bool = True,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if scope not in ("run", "session"):
+            raise InputError(f"scope: expected 'run' or 'session', got {scope!r}")
+        self._intake = Intake(as_source(pattern, x=x, independent=independent, stream=stream))
+        self._scope, self._device = scope, device
+        self._components = _components(phases, n_components)
+        metadata = {
+            "pattern": pattern,
+            "x": x if isinstance(x, str) else None if x is None else "array",
+            "stream": stream,
+            "scope": scope,
+        }
+        self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, metadata)
+        # What the user sees of the latest dataset's components; changes are checked against it.
+        self._current = self._components
+        self._lock = threading.RLock()
+        self._datasets: dict[str, Dataset] = {}
+        self._starts: dict[str, Mapping[str, Any]] = {}
+        self._latest: Dataset | None = None
+        self._error: Exception | None = None
+        self._closed = False
+        self._exit_registered = False
+        self._emitter = Emitter(background=background)
+        self._worker: Worker[_Item] | Inline[_Item] = (
+            Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)
+            if background
+            else Inline(self._handle)
+        )
+
+    # --- documents in ----------------------------------------------------------------------
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document; never raises."""
+        try:
+            for item in self._intake(name, doc):
+                self._put(item)
+        except Exception as error:
+            self._fault(error, f"a {name!r} document could not be read")
+
+    # --- documents out ---------------------------------------------------------------------
+
+    def subscribe(self, callback: Emit) -> int:
+        """Let a callback have the documents of the analysis runs.
+
+        Parameters
+        ----------
+        callback : callable
+            Called as ``callback(name, document)`` from one thread, in order. It is held strongly.
+            A late subscriber first gets the open runs' start and descriptors. What it raises is
+            logged once and does not reach the others.
+
+        Returns
+        -------
+        int
+            A token for `unsubscribe`.
+        """
+        return self._emitter.subscribe(callback)
+
+    def unsubscribe(self, token: int) -> None:
+        """Take a subscriber away again; an unknown token is passed over."""
+        self._emitter.unsubscribe(token)
+
+    @property
+    def result(self) -> FitResult | None:
+        """The latest fit of the latest dataset; it stays after the end."""
+        return None if self._latest is None else self._latest.result
+
+    @property
+    def error(self) -> Exception | None:
+        """The last thing that went wrong, None where nothing has."""
+        return self._error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was received is fitted and published.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        bool
+            True once every pattern received is fitted and emitted and the analysis run of every
+            stopped run is closed; False at the timeout.
+        """
+        left = remaining(timeout)
+        return self._worker.wait(left()) and self._emitter.wait(left())
+
+    # --- constraints -----------------------------------------------------------------------
+
+    def fix(self, name: str, pattern: Pattern | None = None) -> None:
+        """Hold a component at a pattern, or at the shape that it has.
+
+        Like the other changes it applies to the latest dataset from its next refit on; where
+        none is open, to those to come.
+
+        Parameters
+        ----------
+        name : str
+            The component.
+        pattern : Phase or array_like (F,), optional
+            What to hold it at.
+
+        Raises
+        ------
+        ComponentError
+            Where no component has this name.
+        InputError
+            Where the pattern cannot be used.
+        """
+        self._change("fix", Component(name, True, _pattern(pattern)))
+
+    def release(self, name: str) -> None:
+        """Let a component go free; it starts from where it was held.
+
+        Raises
+        ------
+        ComponentError
+            Where no component has this name.
+        """
+        self._change("release", Component(name))
+
+    def add_component(
+        self, name: str | None = None, pattern: Pattern | None = None, fixed: bool = False
+    ) -> str:
+        """Add a component; without a pattern it is found in the data.
+
+        The analysis run is closed, and another one over the same patterns continues it.
+
+        Returns
+        -------
+        str
+            Its name; ``unknown <number>`` where none was given.
+
+        Raises
+        ------
+        ComponentError
+            Where the name is taken.
+        InputError
+            Where the pattern cannot be used, or ``fixed`` is set without one.
+        """
+        if fixed and pattern is None:
+            raise InputError("pattern: a fixed component needs a pattern to hold, got None")
+        with self._lock:
+            taken = {component.name for component in self._current}
+            unknown = (f"unknown {number}" for number in itertools.count(1))
+            chosen = name or next(label for label in unknown if label not in taken)
+            self._change("add", Component(chosen, fixed, _pattern(pattern)))
+        return chosen
+
+    def remove_component(self, name: str) -> None:
+        """Take a component out; the analysis run is closed and continued by another one.
+
+        Raises
+        ------
+        ComponentError
+            Where no component has this name.
+        InputError
+            Where it is the last one.
+        """
+        self._change("remove", Component(name))
+
+    # --- end -------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Close what is open and begin anew with the next pattern.
+
+        A session ends with success; a run that has not stopped ends with ``abort``.
+        """
+        self._put(_Reset())
+        self._error = None
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Close what is open, publish it, and end the threads; later documents are passed over.
+
+        Returns
+        -------
+        bool
+            False where ``timeout`` seconds were not enough.
+        """
+        self._put(_Reset())
+        self._closed = True
+        left = remaining(timeout)
+        return self._worker.close(left()) and self._emitter.close(left())
+
+    # --- in the worker's thread ------------------------------------------------------------
+
+    def _handle(self, items: list[_Item]) -> None:
+        """Handle items in order; patterns of one dataset that follow each other go together."""
+        gathered: dict[str, list[Arrival]] = {}
+        for item in items:
+            if isinstance(item, Arrival):
+                gathered.setdefault(self._scope_key(item.run), []).append(item)
+            else:
+                self._take(gathered)
+                self._guard(item)
+        self._take(gathered)
+
+    def _take(self, gathered: dict[str, list[Arrival]]) -> None:
+        for key, arrivals in gathered.items():
+            dataset = self._dataset(key, arrivals[0].run)
+            try:
+                dataset.take(arrivals, lag=self._worker.__len__)
+            except Exception as error:
+                dataset.note(error)
+            self._note(dataset)
+        gathered.clear()
+
+    def _guard(self, item: _Item) -> None:
+        try:
+            self._do(item)
+        except Exception as error:
+            self._fault(error, f"{type(item).__name__.strip('_').lower()} could not be handled")
+
+    def _do(self, item: _Item) -> None:
+        if isinstance(item, Opened):
+            self._starts[item.run] = item.start
+        elif isinstance(item, Refused):
+            dataset = self._dataset(self._scope_key(item.run), item.run)
+            dataset.refuse(item)
+            self._note(dataset)
+        elif isinstance(item, Closed):
+            self._close_run(item)
+        elif isinstance(item, _Changed):
+            self._apply(item.change)
+        elif isinstance(item, _Reset):
+            for key in list(self._datasets):
+                status = "success" if self._scope == "session" else "abort"
+                reason = "" if self._scope == "session" else "the run was not stopped"
+                self._finish(key, status, reason)
+
+    def _close_run(self, closed: Closed) -> None:
+        self._starts.pop(closed.run, None)
+        if self._scope == "run":
+            self._finish(closed.run, closed.exit_status, closed.reason)
+
+    def _finish(self, key: str, exit_status: str, reason: str) -> None:
+        dataset = self._datasets.pop(key, None)
+        if dataset is None:
+            return
+        dataset.finish(exit_status, reason)
+        self._note(dataset)
+        if dataset is self._latest:
+            with self._lock:
+                self._current = self._components
+
+    def _apply(self, change: Change) -> None:
+        dataset = self._open_dataset()
+        if dataset is None:
+            with self._lock:
+                self._current = self._components = change.apply(self._components)
+            return
+        try:
+            dataset.change(change)
+        except Exception as error:
+            dataset.note(error)
+            with self._lock:
+                self._current = dataset.components
+        self._note(dataset)
+
+    def _idle(self) -> bool:
+        dataset = self._open_dataset()
+        return dataset is not None and dataset.improve(_IDLE_SECONDS)
+
+    def _dataset(self, key: str, run: str) -> Dataset:
+        if key not in self._datasets:
+            start = self._starts[run]
+            self._datasets[key] = Dataset(self._recipe, self._current, start, self._emitter)
+        self._latest = self._datasets[key]
+        return self._latest
+
+    def _open_dataset(self) -> Dataset | None:
+        return self._latest if self._latest in self._datasets.values() else None
+
+    def _scope_key(self, run: str) -> str:
+        return run if self._scope == "run" else "session"
+
+    # --- details ---------------------------------------------------------------------------
+
+    def _put(self, item: _Item) -> None:
+        if not self._exit_registered:
+            # Not before the first document: whoever was set up until then (a catalog, a server)
+            # is closed after this one.
+            self._exit_registered = True
+            at_exit(self.close)
+        if not self._worker.put(item) and not self._closed:
+            logger.warning("LiveNMF is closed: %s is passed over", type(item).__name__)
+
+    def _change(self, action: str, component: Component) -> None:
+        change = Change(action, component)
+        with self._lock:
+            self._current = change.apply(self._current)
+            self._put(_Changed(change))
+
+    def _note(self, dataset: Dataset) -> None:
+        if dataset.error is not None:
+            self._error = dataset.error
+
+    def _fault(self, error: Exception, what: str) -> None:
+        if repr(error) != repr(self._error):
+            logger.error("%s: %s", what, error, exc_info=error)
+        self._error = error
+
+
+def _leave_a_core() -> None:
+    """Let torch use all cores but one: the scan comes first."""
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
+
+
+def _components(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
+    """Give the phases and as many free components as are left."""
+    phases = list(phases)
+    for k, phase in enumerate(phases):
+        if not isinstance(phase, Phase):
+            raise InputError(f"phases[{k}]: expected a Phase, got {type(phase).__name__}")
+    n_components = len(phases) + 1 if n_components is None else n_components
+    if n_components < max(1, len(phases)):
+        raise InputError(
+            f"n_components: expected at least 1 and at least the {len(phases)} phases, "
+            f"got {n_components}"
+        )
+    known = [Component(phase.name, True, phase) for phase in phases]
+    names = [component.name for component in known]
+    if len(set(names)) < len(names):
+        raise InputError(f"phases: expected names that differ, got {names}")
+    labels = (f"unknown {number}" for number in itertools.count(1))
+    free = (Component(label) for label in labels if label not in names)
+    return (*known, *itertools.islice(free, n_components - len(known)))
+
+
+def _pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
+    if pattern is None or isinstance(pattern, Phase):
+        return pattern
+    values = np.array(pattern, dtype=float)
+    if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
+        raise InputError(
+            "pattern: expected a Phase or finite, non-negative numbers (F,), "
+            f"got shape {values.shape}"
+        )
+    return values

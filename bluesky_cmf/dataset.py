@@ -1,0 +1,399 @@
+"""One dataset: its factorization and its analysis run; arrivals in, documents out."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from . import __version__
+from .documents import (
+    PATTERN_NUMBER,
+    AnalysisRun,
+    Axis,
+    Emit,
+    Independent,
+    Point,
+    component_record,
+)
+from .errors import AxisError, CMFError, ComponentError, InputError, PatternError
+from .intake import Arrival, Refused
+from .nmf.results import FitResult
+from .nmf.streaming import StreamingNMF
+from .phases import Phase, resample
+from .preprocess import Preprocess
+
+__all__ = ["Change", "Component", "Dataset", "Recipe"]
+
+logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component as the user asks for it; without a pattern it is found in the data."""
+
+    name: str
+    fixed: bool = False
+    pattern: Phase | Array | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where its pattern comes from."""
+        if self.pattern is None:
+            return "found in the data"
+        return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of constraints: ``fix``, ``release``, ``add`` or ``remove``."""
+
+    action: str
+    component: Component
+
+    def apply(self, components: Sequence[Component]) -> tuple[Component, ...]:
+        """Give the components after the change.
+
+        Raises
+        ------
+        ComponentError
+            Where the name is not known, or taken already.
+        InputError
+            Where there is no pattern to hold, or no component would be left.
+        """
+        name, names = self.component.name, [component.name for component in components]
+        if self.action == "add":
+            if name in names:
+                raise ComponentError(f"name: {name!r} is taken; the components are {names}")
+            return (*components, self.component)
+        if name not in names:
+            raise ComponentError(f"name: expected one of {names}, got {name!r}")
+        if self.action == "remove":
+            if len(components) == 1:
+                raise InputError(f"name: {name!r} is the only component; add another one first")
+            return tuple(c for c in components if c.name != name)
+        held = self.action == "fix"
+        new = self.component.pattern
+        return tuple(
+            replace(c, fixed=held, pattern=c.pattern if new is None else new)
+            if c.name == name
+            else c
+            for c in components
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How datasets are fitted."""
+
+    preprocess: Preprocess
+    device: str | torch.device
+    dtype: torch.dtype
+    seed: int
+    metadata: Mapping[str, Any]
+
+
+@dataclass
+class Dataset:
+    """Patterns of one run, or of one session, and what is made of them.
+
+    Used by one thread at a time. Documents are handed to ``emit``.
+    """
+
+    recipe: Recipe
+    components: tuple[Component, ...]
+    raw_start: Mapping[str, Any]
+    emit: Emit
+    error: Exception | None = None
+    _model: StreamingNMF | None = field(init=False, default=None)
+    _run: AnalysisRun | None = field(init=False, default=None)
+    _axis: Axis | None = field(init=False, default=None)
+    _raw_axis: Array | None = field(init=False, default=None)
+    _variables: tuple[Independent, ...] = field(init=False, default=(PATTERN_NUMBER,))
+    _points: list[Point] = field(init=False, default_factory=list)
+    _published: int = field(init=False, default=0)
+    _improvable: bool = field(init=False, default=False)
+
+    @property
+    def result(self) -> FitResult | None:
+        """The latest fit."""
+        return None if self._model is None else self._model.result
+
+    def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
+        """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
+        for arrival in arrivals:
+            self._take_variables(arrival.variables)
+            try:
+                self._append(arrival)
+            except CMFError as error:
+                refused = Refused(arrival.run, arrival.seq_num, error, arrival.variables)
+                self.refuse(refused)
+        self._refit(lag=lag)
+
+    def refuse(self, refused: Refused) -> None:
+        """Publish a pattern that cannot be used, with the reason."""
+        self.note(refused.error)
+        self._take_variables(refused.variables)
+        self._open_run().reject(refused.run, refused.seq_num, str(refused.error))
+
+    def note(self, error: Exception) -> None:
+        """Keep an error; log it unless it is the one that was logged last."""
+        known = self.error is not None and str(self.error) == str(error)
+        self.error = error
+        if not known:
+            trace = None if isinstance(error, CMFError) else error
+            logger.error("run %s: %s", self.raw_start["uid"][:8], error, exc_info=trace)
+
+    def improve(self, budget: float) -> bool:
+        """Spend idle time on a better fit; tell whether more of it may help."""
+        if self._model is None or not self._improvable:
+            return False
+        self._improvable = False
+        if self._model.improve(budget):
+            self._snapshot_if_due()
+        return False
+
+    def change(self, change: Change) -> None:
+        """Change the constraints while running."""
+        after = change.apply(self.components)
+        if self._model is None:
+            self.components = after
+            return
+        self._refit()
+        if change.action in ("add", "remove"):
+            # This analysis run ends here, and it ends with a converged fit as every other.
+            self._converge()
+        self._change_model(self._model, change)
+        name = change.component.name
+        if change.action in ("fix", "release"):
+            self.components = after
+            self._open_run().constraint(change.action, name, self._model.n_patterns)
+            self._refit(again=True)
+        else:
+            self._continue_run(change.action, name, after)
+
+    def finish(self, exit_status: str, reason: str) -> None:
+        """Fit to convergence, publish the last snapshot and close the analysis run."""
+        if self._model is not None and self._points:
+            self._refit()
+            self._converge()
+        if self._run is None:
+            return
+        if self._published < len(self._points):
+            exit_status, reason = "fail", f"the fit failed: {self.error}"
+            for point in self._points[self._published :]:
+                self._run.reject(point.source_run, point.source_seq_num, reason)
+        self._run.close(exit_status, reason)
+        self._run = None
+
+    # --- patterns --------------------------------------------------------------------------
+
+    def _take_variables(self, variables: tuple[Independent, ...]) -> None:
+        """Let the first pattern say what weights are drawn against."""
+        if self._run is None and not self._points:
+            self._variables = variables or (PATTERN_NUMBER,)
+
+    def _append(self, arrival: Arrival) -> None:
+        x, y = _oriented(arrival.x, arrival.pattern)
+        _check_values(y)
+        if self._model is None:
+            self._build(arrival, x)
+        if self._raw_axis is None or self._model is None:
+            raise RuntimeError("the model is built before its first pattern")
+        if arrival.x is None and len(y) != len(self._raw_axis):
+            raise PatternError(f"expected {len(self._raw_axis)} points, got {len(y)}")
+        y = resample(x, y, self._raw_axis, what="the pattern")
+        self._model.append(self.recipe.preprocess(self._raw_axis, y))
+        self._points.append(self._point(arrival))
+
+    def _point(self, arrival: Arrival) -> Point:
+        position = []
+        for variable in self._variables:
+            if variable is PATTERN_NUMBER:
+                position.append(float(len(self._points) + 1))
+            elif variable.field == "time":
+                position.append(arrival.time - float(self.raw_start.get("time", 0.0)))
+            else:
+                position.append(arrival.values.get(variable.field, math.nan))
+        return Point(arrival.run, arrival.stream, arrival.seq_num, tuple(position))
+
+    def _build(self, arrival: Arrival, x: Array) -> None:
+        """Build the model on the axis of the first pattern."""
+        axis = self.recipe.preprocess.axis(x)
+        components = self.components
+        model = StreamingNMF(
+            len(axis),
+            len(components),
+            names=[component.name for component in components],
+            components=[self._values(component, x) for component in components],
+            fixed=[component.fixed for component in components],
+            device=self.recipe.device,
+            dtype=self.recipe.dtype,
+            seed=self.recipe.seed,
+        )
+        self._model, self._raw_axis = model, x
+        self._axis = Axis(arrival.x_name, arrival.x_units, axis)
+        if self._run is not None:
+            # It was opened by a pattern that was refused.
+            self._run.axis = self._axis
+
+    def _values(self, component: Component, x: Array) -> Array | None:
+        """Bring a component's pattern onto the model's axis, by the steps that data go through."""
+        pattern = component.pattern
+        if pattern is None:
+            return None
+        if isinstance(pattern, Phase):
+            kept = self.recipe.preprocess.axis(x)
+            # A phase has to cover what is fitted, not what is cropped away.
+            on_kept = pattern.on(kept)
+            return self.recipe.preprocess(kept, on_kept)
+        return self.recipe.preprocess(x, pattern) if len(pattern) == len(x) else pattern
+
+    # --- fits ------------------------------------------------------------------------------
+
+    def _refit(self, *, lag: Callable[[], int] = int, again: bool = False) -> None:
+        """Refit where there is something new, or ``again``, and publish what was not yet."""
+        model = self._model
+        if model is None or not (again or self._published < len(self._points)):
+            return
+        try:
+            result = model.refit()
+            rows = model.rows(self._published)
+        except Exception as error:
+            self.note(error)
+            return
+        run = self._open_run()
+        points = self._points[self._published :]
+        run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
+        self._published = len(self._points)
+        self._improvable = True
+        if run.wants_latest():
+            self._latest()
+        self._snapshot_if_due()
+
+    def _snapshot_if_due(self) -> None:
+        result = self.result
+        if result is not None and self._open_run().wants_snapshot(result.n_patterns):
+            self._open_run().snapshot(result, self._points)
+
+    def _converge(self) -> None:
+        if self._model is None or self._published < len(self._points):
+            return
+        try:
+            result = self._model.refit(converge=True)
+        except Exception as error:
+            self.note(error)
+            return
+        self._open_run().snapshot(result, self._points)
+        self._latest()
+
+    def _latest(self) -> None:
+        """Publish the newest pattern with its reconstruction."""
+        if self._model is not None and self._points:
+            newest = len(self._points) - 1
+            rows = self._model.rows(newest)
+            pattern = self._model.patterns(newest)[0]
+            self._open_run().latest(pattern, rows.reconstruction, self._points[-1])
+
+    # --- the analysis run ------------------------------------------------------------------
+
+    def _open_run(self, continues: str | None = None) -> AnalysisRun:
+        if self._run is None:
+            self._run = AnalysisRun(
+                self.emit,
+                raw_start=self.raw_start,
+                names=[component.name for component in self.components],
+                variables=self._variables,
+                metadata=self._metadata(continues),
+                axis=self._axis,
+            )
+        return self._run
+
+    def _continue_run(self, action: str, name: str, after: tuple[Component, ...]) -> None:
+        """Close the analysis run and open the next one over the same patterns."""
+        before = self._run
+        if before is not None:
+            before.constraint(action, name, len(self._points))
+            before.close()
+        self._run, self.components = None, after
+        run = self._open_run(continues=None if before is None else before.uid)
+        self._refit(again=True)
+        if self.result is not None and not run.fit_id:
+            run.snapshot(self.result, self._points)
+
+    def _metadata(self, continues: str | None) -> dict[str, Any]:
+        return {
+            **self.recipe.metadata,
+            "components": self._records(),
+            "preprocess": self.recipe.preprocess.describe(),
+            "seed": self.recipe.seed,
+            "loss": "frobenius",
+            "device": str(self.recipe.device if self._model is None else self._model.device),
+            "versions": _versions(),
+            **({} if continues is None else {"continues": continues}),
+        }
+
+    def _records(self) -> list[dict[str, Any]]:
+        shapes: dict[str, Array] = {}
+        if self._model is not None:
+            shapes = dict(zip(self._model.names, self._model.components, strict=True))
+        return [
+            component_record(
+                component.name,
+                fixed=component.fixed,
+                origin=component.origin,
+                values=shapes.get(component.name) if component.fixed else None,
+            )
+            for component in self.components
+        ]
+
+    def _change_model(self, model: StreamingNMF, change: Change) -> None:
+        component = change.component
+        raw_axis = np.empty(0) if self._raw_axis is None else self._raw_axis
+        values = self._values(component, raw_axis)
+        if change.action == "fix":
+            model.fix(component.name, values)
+        elif change.action == "release":
+            model.release(component.name)
+        elif change.action == "add":
+            model.add_component(component.name, values, component.fixed)
+        else:
+            model.remove_component(component.name)
+
+
+def _oriented(x: Array | None, y: Array) -> tuple[Array, Array]:
+    """Give axis and pattern with the axis increasing; without an axis the index is it."""
+    if x is None:
+        return np.arange(len(y), dtype=float), y
+    if x.shape != y.shape:
+        raise PatternError(f"expected an axis as long as the pattern, got {len(x)} for {len(y)}")
+    if len(x) > 1 and x[0] > x[-1]:
+        x, y = x[::-1], y[::-1]
+    if not np.isfinite(x).all() or (np.diff(x) <= 0).any():
+        raise AxisError("expected an axis that increases or decreases throughout")
+    return x, y
+
+
+def _check_values(y: Array) -> None:
+    broken = int(np.count_nonzero(~np.isfinite(y)))
+    if broken:
+        raise PatternError(f"NaN or infinity at {broken} of {len(y)} points")
+    negative = int(np.count_nonzero(y < 0))
+    if negative:
+        raise PatternError(
+            f"negative intensity at {negative} of {len(y)} points, the lowest {y.min():.4g}"
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "bluesky_cmf": __version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }

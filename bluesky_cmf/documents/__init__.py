@@ -1,0 +1,37 @@
+"""A `FitResult` as Bluesky documents, and back: the only code that knows the analysis run."""
+
+from .reader import AnalysisReader, Latest, read_analysis
+from .run import AnalysisRun
+from .schema import (
+    PATTERN_NUMBER,
+    STAGE,
+    Array,
+    Axis,
+    Document,
+    Emit,
+    Independent,
+    Point,
+    component_record,
+    independents,
+    is_analysis,
+    weight_keys,
+)
+
+__all__ = [
+    "PATTERN_NUMBER",
+    "STAGE",
+    "AnalysisReader",
+    "AnalysisRun",
+    "Array",
+    "Axis",
+    "Document",
+    "Emit",
+    "Independent",
+    "Latest",
+    "Point",
+    "component_record",
+    "independents",
+    "is_analysis",
+    "read_analysis",
+    "weight_keys",
+]

@@ -1,0 +1,275 @@
+"""The documents of an analysis run, read back: from the stream or from a catalog."""
+
+from array import array
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from event_model import unpack_event_page
+
+from . import schema
+from .schema import Array, Document
+
+__all__ = ["AnalysisReader", "Latest", "read_analysis"]
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The newest pattern (F,), its reconstruction (F,) and its ``seq_num`` in the raw run."""
+
+    pattern: Array
+    reconstruction: Array
+    source_seq_num: int
+
+
+class AnalysisReader:
+    """What is known of one analysis run, kept up to date by its documents.
+
+    Feed it ``(name, document)``; it follows the analysis run that started last and passes over
+    everything else. Weights are the best known: the last snapshot's where there is one, and
+    those published with the pattern after it.
+
+    Attributes
+    ----------
+    start, stop : dict or None
+        The documents themselves.
+    names : tuple of str
+        The components, in order.
+    fixed : tuple of bool
+        Which of them are held, as of the last change.
+    variables : tuple of str
+        Data keys of the independent variables.
+    units : dict
+        Unit of each independent variable, ``""`` where there is none.
+    axis : Axis or None
+        Axis of the patterns, once a snapshot has come.
+    components : ndarray (K, F) or None
+        As of the last snapshot.
+    objective, converged, fit_id : float or None, bool, int
+        Of the last snapshot.
+    fit_patterns : int
+        Number of patterns in the fit of the last snapshot.
+    latest : Latest or None
+        The newest pattern.
+    changes : list of (int, str, str)
+        Changes of constraints: number of patterns then, action, component.
+    rejected : list of (int, str)
+        ``source_seq_num`` and reason of the patterns that could not be used.
+    """
+
+    def __init__(self) -> None:
+        self._reset(None)
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> bool:
+        """Take a document; tell whether it belongs to the analysis run that is followed."""
+        if name == "start":
+            if not schema.is_analysis(doc):
+                return False
+            self._reset(dict(doc))
+            return True
+        if self.start is None:
+            return False
+        return self._take(name, doc)
+
+    @property
+    def uid(self) -> str | None:
+        """Unique identifier of the run that is followed."""
+        return None if self.start is None else str(self.start["uid"])
+
+    @property
+    def n_patterns(self) -> int:
+        """Number of patterns whose weights are known."""
+        return max(self.n_before + self._n(self._rows), self._n(self._snapshot))
+
+    @property
+    def n_before(self) -> int:
+        """Number of patterns that were published by the runs which this one continues."""
+        return self._before
+
+    @property
+    def positions(self) -> Array:
+        """Values of the independent variables, (N, D)."""
+        return self._table(range(len(self.variables)))
+
+    @property
+    def weights(self) -> Array:
+        """Best known weights, (N, K)."""
+        first = len(self.variables)
+        return self._table(range(first, first + len(self.names)))
+
+    @property
+    def errors(self) -> Array:
+        """Standard errors as published with each pattern of this run, (n, K)."""
+        return self._published("error", len(self.names))
+
+    @property
+    def r_factor(self) -> Array:
+        """R-factors as published with each pattern of this run, (n,)."""
+        return self._published("r_factor", 1)[:, 0]
+
+    @property
+    def unexplained(self) -> Array:
+        """Unexplained fractions as published with each pattern of this run, (n,)."""
+        return self._published("unexplained", 1)[:, 0]
+
+    @property
+    def lag(self) -> Array:
+        """Patterns that waited when each pattern of this run was published, (n,)."""
+        return self._published("lag", 1)[:, 0]
+
+    @property
+    def fit_seconds(self) -> Array:
+        """Duration of the refit that published each pattern of this run, (n,)."""
+        return self._published("fit_seconds", 1)[:, 0]
+
+    def _reset(self, start: Document | None) -> None:
+        self.start = start
+        self.stop: Document | None = None
+        records = [] if start is None else start.get("cmf", {}).get("components", [])
+        self.names = tuple(str(record["name"]) for record in records)
+        self.fixed = tuple(bool(record["fixed"]) for record in records)
+        dimensions = [] if start is None else start.get("hints", {}).get("dimensions", [])
+        self.variables = tuple(key for keys, _stream in dimensions for key in keys)
+        self.units: dict[str, str] = {}
+        self.axis: schema.Axis | None = None
+        self.components: Array | None = None
+        self.objective: float | None = None
+        self.converged = False
+        self.fit_id = 0
+        self.fit_patterns = 0
+        self.latest: Latest | None = None
+        self.changes: list[tuple[int, str, str]] = []
+        self.rejected: list[tuple[int, str]] = []
+        self._descriptors: dict[str, Mapping[str, Any]] = {}
+        # Flat, row after row: to make an array of them is one copy, however many there are.
+        self._rows, self._snapshot = array("d"), array("d")
+        self._columns: dict[str, array[float]] = {}
+        self._snapshot_fit = 0
+        # A run that continues another one publishes only what came after its first snapshot.
+        self._continues = start is not None and bool(start.get("cmf", {}).get("continues"))
+        self._before = 0
+
+    def _take(self, name: str, doc: Mapping[str, Any]) -> bool:
+        if name == "descriptor":
+            if doc.get("run_start") != self.uid:
+                return False
+            self._descriptors[doc["uid"]] = doc
+            self._note_units(doc)
+            return True
+        if name == "stop":
+            if doc.get("run_start") != self.uid:
+                return False
+            self.stop = dict(doc)
+            return True
+        if name in ("event", "event_page") and doc["descriptor"] in self._descriptors:
+            self._take_events(name, doc)
+            return True
+        return False
+
+    def _take_events(self, name: str, doc: Mapping[str, Any]) -> None:
+        stream = self._descriptors[doc["descriptor"]]["name"]
+        take = getattr(self, f"_take_{stream}", None)
+        if take is None:
+            return
+        if stream == "weights":
+            self._take_weights(doc["data"], paged=name == "event_page")
+            return
+        events = [doc] if name == "event" else unpack_event_page(doc)
+        for event in events:
+            take(event["data"])
+
+    def _note_units(self, descriptor: Mapping[str, Any]) -> None:
+        for key in self.variables:
+            if key in descriptor["data_keys"]:
+                self.units[key] = descriptor["data_keys"][key].get("units") or ""
+
+    def _take_primary(self, data: Mapping[str, Any]) -> None:
+        keys = schema.weight_keys(self.names)
+        row = [float(data[key]) for key in (*self.variables, *keys)]
+        columns = {
+            key: [float(data[key])] for key in ("r_factor", "unexplained", "lag", "fit_seconds")
+        }
+        columns["error"] = [float(data[f"{key}_error"]) for key in keys]
+        self._rows.extend(row)
+        for key, values in columns.items():
+            self._columns.setdefault(key, array("d")).extend(values)
+
+    def _take_components(self, data: Mapping[str, Any]) -> None:
+        self.fit_id = int(data["fit_id"])
+        self.fit_patterns = int(data["n_patterns"])
+        self.components = np.asarray(data["components"])
+        self.objective = float(data["objective"])
+        self.converged = bool(data["converged"])
+        x = np.asarray(data["x"])
+        for descriptor in self._descriptors.values():
+            if descriptor["name"] == "components":
+                key = descriptor["data_keys"]["x"]
+                name = (key.get("dims") or ["x"])[0]
+                self.axis = schema.Axis(name, key.get("units") or "", x)
+
+    def _take_weights(self, data: Mapping[str, Any], *, paged: bool) -> None:
+        keys = (*self.variables, *schema.weight_keys(self.names))
+        columns = [data[key] if paged else [data[key]] for key in keys]
+        fits = data["fit_id"] if paged else [data["fit_id"]]
+        for fit, row in zip(map(int, fits), zip(*columns, strict=True), strict=True):
+            if fit != self._snapshot_fit:
+                self._snapshot_fit, self._snapshot = fit, array("d")
+            self._snapshot.extend(map(float, row))
+            self._before += self._continues and fit == 1
+
+    def _take_latest(self, data: Mapping[str, Any]) -> None:
+        self.latest = Latest(
+            np.asarray(data["pattern"]),
+            np.asarray(data["reconstruction"]),
+            int(data["source_seq_num"]),
+        )
+
+    def _take_constraints(self, data: Mapping[str, Any]) -> None:
+        action, component = str(data["action"]), str(data["component"])
+        self.changes.append((int(data["n_patterns"]), action, component))
+        if action in ("fix", "release"):
+            held = dict(zip(self.names, self.fixed, strict=True))
+            held[component] = action == "fix"
+            self.fixed = tuple(held[name] for name in self.names)
+
+    def _take_rejected(self, data: Mapping[str, Any]) -> None:
+        self.rejected.append((int(data["source_seq_num"]), str(data["reason"])))
+
+    def _table(self, columns: Iterable[int]) -> Array:
+        snapshot, rows = self._matrix(self._snapshot), self._matrix(self._rows)
+        published = rows[max(0, len(snapshot) - self._before) :]
+        return np.concatenate([snapshot, published])[:, list(columns)]
+
+    def _matrix(self, values: "array[float]") -> Array:
+        return np.array(values).reshape(self._n(values), self._width)
+
+    @property
+    def _width(self) -> int:
+        return len(self.variables) + len(self.names)
+
+    def _n(self, values: "array[float]") -> int:
+        return len(values) // max(self._width, 1)
+
+    def _published(self, key: str, width: int) -> Array:
+        values = np.array(self._columns.get(key, array("d")))
+        return values.reshape(len(values) // max(width, 1), width)
+
+
+def read_analysis(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> AnalysisReader:
+    """Read a stored analysis run.
+
+    Parameters
+    ----------
+    documents : iterable of (str, dict)
+        As a catalog's ``documents(uid)`` gives them.
+
+    Returns
+    -------
+    AnalysisReader
+        After the last document.
+    """
+    reader = AnalysisReader()
+    for name, doc in documents:
+        reader(name, doc)
+    return reader

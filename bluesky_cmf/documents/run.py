@@ -1,0 +1,188 @@
+"""A `FitResult` as the documents of an analysis run."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from event_model import compose_run
+
+from ..nmf.results import FitResult, RowFit
+from . import schema
+from .schema import Array, Axis, Emit, Independent, Point
+
+__all__ = ["AnalysisRun"]
+
+#: Seconds and growth between two snapshots: what is stored stays in proportion to N.
+_SNAPSHOT_SECONDS = 1.0
+_SNAPSHOT_GROWTH = 1.25
+#: Seconds between two events of ``latest``.
+_LATEST_SECONDS = 0.25
+
+
+@dataclass
+class AnalysisRun:
+    """One analysis run, composed document by document.
+
+    Parameters
+    ----------
+    emit : callable
+        Gets each ``(name, document)``.
+    raw_start : mapping
+        Start document of the raw run (in session scope of the first one).
+    names : sequence of str
+        The components.
+    variables : sequence of Independent
+        Variables that each pattern comes with, in the order of `Point.position`.
+    metadata : mapping
+        What goes into the ``cmf`` dictionary of the start document.
+    axis : Axis, optional
+        Axis of the patterns; without it only `reject` and `close` can be used.
+    """
+
+    emit: Emit
+    raw_start: Mapping[str, Any]
+    names: Sequence[str]
+    variables: Sequence[Independent]
+    metadata: Mapping[str, Any]
+    axis: Axis | None = None
+    fit_id: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        metadata = schema.start_metadata(self.raw_start, self.variables, self.metadata)
+        self._bundle = compose_run(metadata=metadata, validate=False)
+        self._weight_keys = schema.weight_keys(self.names)
+        self._streams: dict[str, Any] = {}
+        self._parents = dict.fromkeys([self.raw_start["uid"]])
+        self._snapshot_size, self._snapshot_time = 0, 0.0
+        self._latest_time = 0.0
+        self.emit("start", dict(self._bundle.start_doc))
+
+    @property
+    def uid(self) -> str:
+        """Unique identifier of the analysis run."""
+        return str(self._bundle.start_doc["uid"])
+
+    def primary(
+        self, points: Sequence[Point], rows: RowFit, *, n_patterns: int, lag: int, seconds: float
+    ) -> None:
+        """Emit one event per pattern, in order."""
+        for point, weights, errors, r_factor, unexplained in zip(
+            points, rows.weights, rows.errors, rows.r_factor, rows.unexplained, strict=True
+        ):
+            data: dict[str, Any] = self._position(point)
+            for key, weight, error in zip(self._weight_keys, weights, errors, strict=True):
+                data[key] = float(weight)
+                data[f"{key}_error"] = float(error)
+            data |= {
+                "r_factor": float(r_factor),
+                "unexplained": float(unexplained),
+                "n_patterns": n_patterns,
+                "lag": lag,
+                "fit_seconds": seconds,
+                "source_run": point.source_run,
+                "source_stream": point.source_stream,
+                "source_seq_num": point.source_seq_num,
+            }
+            self._parents[point.source_run] = None
+            self._event("primary", lambda: schema.primary_keys(self.names, self.variables), data)
+
+    def wants_snapshot(self, n_patterns: int) -> bool:
+        """Tell whether it is time for the next snapshot: a second and 25 % after the last one."""
+        grown = n_patterns > self._snapshot_size * _SNAPSHOT_GROWTH
+        return grown and time.monotonic() - self._snapshot_time >= _SNAPSHOT_SECONDS
+
+    def snapshot(self, result: FitResult, points: Sequence[Point]) -> None:
+        """Emit the components and the revised weights of all patterns."""
+        self.fit_id += 1
+        self._snapshot_size, self._snapshot_time = result.n_patterns, time.monotonic()
+        axis, components = self._axis(), result.components
+        data = {
+            "fit_id": self.fit_id,
+            "n_patterns": result.n_patterns,
+            "components": components,
+            "x": axis.values,
+            "objective": float(result.objective),
+            "converged": bool(result.converged),
+        }
+        self._event("components", lambda: schema.component_keys(axis, components), data)
+        self._weights_page(result, points)
+
+    def wants_latest(self) -> bool:
+        """Tell whether it is time for the next event of ``latest``: a few times a second."""
+        return time.monotonic() - self._latest_time >= _LATEST_SECONDS
+
+    def latest(self, pattern: Array, reconstruction: Array, point: Point) -> None:
+        """Emit the newest pattern and its reconstruction."""
+        self._latest_time = time.monotonic()
+        axis = self._axis()
+        data = {
+            "pattern": pattern,
+            "reconstruction": reconstruction,
+            "source_seq_num": point.source_seq_num,
+        }
+        self._event("latest", lambda: schema.latest_keys(axis, pattern), data)
+
+    def constraint(self, action: str, component: str, n_patterns: int) -> None:
+        """Emit a change of constraints: ``fix``, ``release``, ``add`` or ``remove``."""
+        data = {"action": action, "component": component, "n_patterns": n_patterns}
+        self._event("constraints", schema.constraint_keys, data)
+
+    def reject(self, source_run: str, source_seq_num: int, reason: str) -> None:
+        """Emit a pattern that could not be used, with the reason."""
+        self._parents[source_run] = None
+        data = {"source_run": source_run, "source_seq_num": source_seq_num, "reason": reason}
+        self._event("rejected", schema.rejected_keys, data)
+
+    def close(self, exit_status: str = "success", reason: str = "") -> None:
+        """Emit the stop document."""
+        stop = self._bundle.compose_stop(exit_status=exit_status, reason=reason, validate=False)
+        self.emit("stop", {**stop, "cmf": {"parent_uids": list(self._parents)}})
+
+    def _axis(self) -> Axis:
+        if self.axis is None:
+            raise RuntimeError("an analysis run without an axis holds rejected patterns only")
+        return self.axis
+
+    def _position(self, point: Point) -> dict[str, Any]:
+        keys = (variable.key for variable in self.variables)
+        return dict(zip(keys, point.position, strict=True))
+
+    def _weights_page(self, result: FitResult, points: Sequence[Point]) -> None:
+        n = result.n_patterns
+        data: dict[str, list[Any]] = {
+            variable.key: [point.position[i] for point in points[:n]]
+            for i, variable in enumerate(self.variables)
+        }
+        data |= {"fit_id": [self.fit_id] * n, "pattern": list(range(1, n + 1))}
+        for key, column in zip(self._weight_keys, result.weights.T, strict=True):
+            data[key] = column.astype(float).tolist()
+        now = [time.time()] * n
+        stream = self._stream("weights", lambda: schema.weights_keys(self.names, self.variables))
+        page = stream.compose_event_page(
+            data=data, timestamps={key: list(now) for key in data}, time=now, validate=False
+        )
+        self.emit("event_page", dict(page))
+
+    def _event(
+        self, name: str, keys: Callable[[], schema.DataKeys], data: Mapping[str, Any]
+    ) -> None:
+        now = time.time()
+        event = self._stream(name, keys).compose_event(
+            data=dict(data), timestamps=dict.fromkeys(data, now), time=now, validate=False
+        )
+        self.emit("event", dict(event))
+
+    def _stream(self, name: str, keys: Callable[[], schema.DataKeys]) -> Any:
+        if name not in self._streams:
+            data_keys = keys()
+            bundle = self._bundle.compose_descriptor(
+                name=name,
+                data_keys=data_keys,
+                object_keys={"cmf": list(data_keys)},
+                hints={"cmf": {"fields": self._weight_keys if name == "primary" else []}},
+                validate=False,
+            )
+            self._streams[name] = bundle
+            self.emit("descriptor", dict(bundle.descriptor_doc))
+        return self._streams[name]

@@ -1,0 +1,58 @@
+"""One root error; each subclass also inherits the builtin a caller would catch."""
+
+__all__ = [
+    "AxisError",
+    "CMFError",
+    "CatalogError",
+    "ComponentError",
+    "DataKeyError",
+    "InputError",
+    "MissingExtraError",
+    "PatternError",
+    "PatternFileError",
+    "RunNotFoundError",
+]
+
+
+class CMFError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would show the repr of its message: quoted, with escaped line ends.
+        return Exception.__str__(self)
+
+
+class InputError(CMFError, ValueError):
+    """An argument has the wrong shape, sign, range or combination."""
+
+
+class AxisError(InputError):
+    """Two axes do not fit: a phase does not cover the data, or an axis is not increasing."""
+
+
+class PatternError(CMFError, ValueError):
+    """A measured pattern cannot be used; the message is the reason kept in ``rejected``."""
+
+
+class PatternFileError(CMFError, ValueError):
+    """A pattern file is missing or cannot be read."""
+
+
+class CatalogError(CMFError, ValueError):
+    """A catalog cannot be opened, or does not answer as a catalog does."""
+
+
+class RunNotFoundError(CMFError, KeyError):
+    """A catalog holds no run, or more than one, under this uid."""
+
+
+class DataKeyError(CMFError, KeyError):
+    """A data key is not in the documents."""
+
+
+class ComponentError(CMFError, KeyError):
+    """No component, or more than one, has this name."""
+
+
+class MissingExtraError(CMFError, ImportError):
+    """An optional dependency is not installed."""

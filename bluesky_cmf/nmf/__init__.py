@@ -1,0 +1,15 @@
+"""The factorization: torch and numpy only; it knows no documents, no plots, no phases."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import divergences, models, streaming, updates
+
+__all__ = ["divergences", "models", "streaming", "updates"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

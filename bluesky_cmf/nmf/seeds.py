@@ -1,0 +1,98 @@
+"""Where free components start: patterns of the data that the others explain worst."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from .blocks import Blocks
+from .sweeps import exact_weights, residuals
+
+__all__ = ["data_seeds", "match_components", "seed_worst"]
+
+#: Squared relative residual below which nothing is left to explain.
+_EXPLAINED = 1e-6
+
+
+def seed_worst(
+    X: Blocks, H: torch.Tensor, empty: Sequence[int], *, residual: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill empty components, one by one, from the pattern that is explained worst.
+
+    Parameters
+    ----------
+    X : Blocks
+        N patterns of F points.
+    H : Tensor (K, F)
+        Components; it is not changed.
+    empty : sequence of int
+        Components to fill, in this order.
+    residual : bool
+        Take what the others leave of the pattern, rather than the whole pattern: right for a
+        component that comes late, when the others already have their shapes.
+
+    Returns
+    -------
+    W, H : Tensor (N, K), (K, F)
+        Exact weights and the components. A component stays empty where all is explained.
+    """
+    H = H.clone()
+    H[list(empty)] = 0
+    W = exact_weights(X, H)
+    for k in empty:
+        squared, norms = residuals(X, W, H)
+        if not bool((squared > _EXPLAINED * norms).any()):
+            break
+        worst = int(squared.argmax())
+        row = X.row(worst)
+        seed = (row - W[worst] @ H).clamp_min(0) if residual else row
+        if float(seed.amax()) <= 0:
+            break
+        H[k] = seed / seed.amax()
+        W = exact_weights(X, H)
+    return W, H
+
+
+def data_seeds(
+    X: Blocks, H: torch.Tensor, free: Sequence[int], *, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield starts (W, H) that depend on the data, the held components and ``seed`` alone.
+
+    The worst-explained patterns one after the other, what the others leave of them, patterns at
+    even distances, and two draws of patterns.
+    """
+    yield seed_worst(X, H, free, residual=False)
+    yield seed_worst(X, H, free, residual=True)
+    N = len(X)
+    generator = torch.Generator().manual_seed(seed)
+    even = [(2 * j + 1) * N // (2 * len(free)) for j in range(len(free))]
+    draws = [torch.randperm(N, generator=generator).tolist() for _ in range(2)]
+    for rows in (even, *draws):
+        start = H.clone()
+        start[list(free)] = 0
+        for k, row in zip(free, rows, strict=False):
+            pattern = X.row(row)
+            start[k] = pattern / pattern.amax().clamp_min(torch.finfo(pattern.dtype).tiny)
+        yield exact_weights(X, start), start
+
+
+def match_components(H: torch.Tensor, like: torch.Tensor, free: Sequence[int]) -> list[int]:
+    """Order the free components of H as those of ``like`` that they overlap with most.
+
+    Returns
+    -------
+    list of int
+        For each place the component of H that takes it; held components keep their places.
+    """
+    order = list(range(len(H)))
+    if not free:
+        return order
+    rows = list(free)
+    unit = [torch.nn.functional.normalize(M[rows], dim=1) for M in (like, H)]
+    overlap = unit[0] @ unit[1].T
+    for _ in rows:
+        # The best pair first: K is small, and the pairs that matter overlap almost fully.
+        place, taken = divmod(int(overlap.argmax()), len(rows))
+        order[rows[place]] = rows[taken]
+        overlap[place, :] = -1.0
+        overlap[:, taken] = -1.0
+    return order

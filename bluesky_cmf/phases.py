@@ -1,0 +1,246 @@
+"""`Phase`: a known component, from an array, a pattern file, or a stored run."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import AxisError, DataKeyError, InputError, RunNotFoundError
+from .patterns import read_pattern
+
+__all__ = ["Phase", "resample"]
+
+Array = npt.NDArray[Any]
+
+#: How far, in steps of the data's axis, the data may reach beyond a phase: rounding, no more.
+_REACH = 0.5
+
+
+class _Documents(Protocol):
+    def documents(self, uid: str) -> Iterable[tuple[str, Mapping[str, Any]]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """A known component: a name and a pattern on an axis of its own.
+
+    Attributes
+    ----------
+    name : str
+        Name of the component.
+    x, y : ndarray (F,)
+        Axis, increasing, and intensity, non-negative; copies that cannot be written to.
+    origin : str
+        Where it comes from, for the metadata of the analysis run.
+    """
+
+    name: str
+    x: Array
+    y: Array
+    origin: str = "array"
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise InputError(f"name: expected a name for the phase, got {self.name!r}")
+        object.__setattr__(self, "x", _frozen(self.x, f"phase {self.name!r}: x"))
+        object.__setattr__(self, "y", _frozen(self.y, f"phase {self.name!r}: y"))
+        self._check()
+
+    @classmethod
+    def from_array(cls, name: str, x: npt.ArrayLike, y: npt.ArrayLike) -> "Phase":
+        """Make a phase of arrays.
+
+        Parameters
+        ----------
+        name : str
+            Name of the component.
+        x, y : array_like (F,)
+            Axis and intensity; they are copied.
+
+        Raises
+        ------
+        InputError
+            Where the shapes differ, or a value is negative or not finite.
+
+        Examples
+        --------
+        >>> Phase.from_array("cubic", [1.0, 2.0, 3.0], [0.0, 5.0, 1.0]).on([1.5, 2.0])
+        array([2.5, 5. ])
+        """
+        return cls(name, np.asarray(x), np.asarray(y))
+
+    @classmethod
+    def from_file(cls, path: str | Path, name: str | None = None) -> "Phase":
+        """Read a phase from a pattern file.
+
+        Parameters
+        ----------
+        path : str or Path
+            As `bluesky_cmf.patterns.read_pattern` takes it.
+        name : str, optional
+            Name of the component; the file's name without its suffix by default.
+
+        Raises
+        ------
+        PatternFileError
+            Where the file is missing or cannot be read.
+        InputError
+            Where an intensity is negative.
+        """
+        x, y = read_pattern(path)
+        return cls(name or Path(path).stem, x, y, f"file {Path(path).name}")
+
+    @classmethod
+    def from_run(
+        cls,
+        catalog: _Documents,
+        uid: str,
+        pattern: str,
+        *,
+        x: str,
+        name: str | None = None,
+        seq_num: int | None = None,
+        stream: str = "primary",
+    ) -> "Phase":
+        """Take a phase from a stored run.
+
+        Parameters
+        ----------
+        catalog : Catalog
+            What `bluesky_cmf.open_catalog` gives.
+        uid : str
+            The run.
+        pattern, x : str
+            Data keys of the pattern (event) and of its axis (event or configuration).
+        name : str, optional
+            Name of the component; ``run <first 8 of the uid>`` by default.
+        seq_num : int, optional
+            The event to take; the mean of all of them by default.
+        stream : str, optional
+            The stream to read.
+
+        Raises
+        ------
+        RunNotFoundError
+            Where the run, or the event in it, is not there.
+        DataKeyError
+            Where a data key is not there.
+        """
+        patterns, axis = _read_run(catalog.documents(uid), pattern, x, stream, seq_num)
+        if not patterns:
+            wanted = "no event" if seq_num is None else f"no event with seq_num {seq_num}"
+            raise RunNotFoundError(f"uid: run {uid!r} has {wanted} in stream {stream!r}")
+        if axis is None:
+            raise DataKeyError(f"x: no data key {x!r} in stream {stream!r} of run {uid!r}")
+        return cls(name or f"run {uid[:8]}", axis, np.mean(patterns, axis=0), f"run {uid}")
+
+    def on(self, x: npt.ArrayLike) -> Array:
+        """Give the pattern on another axis.
+
+        Parameters
+        ----------
+        x : array_like (F,)
+            An increasing axis in the same unit.
+
+        Returns
+        -------
+        ndarray (F,)
+            Linear interpolation; the same values, to the bit, where the axes are the same.
+
+        Raises
+        ------
+        AxisError
+            Where the phase does not cover the axis.
+        """
+        return resample(self.x, self.y, np.asarray(x), what=f"phase {self.name!r}")
+
+    def _check(self) -> None:
+        label = f"phase {self.name!r}"
+        if self.x.shape != self.y.shape:
+            raise InputError(
+                f"{label}: expected x and y of one length, got {len(self.x)} and {len(self.y)}"
+            )
+        if (np.diff(self.x) <= 0).any():
+            raise AxisError(f"{label}: expected an x that increases throughout")
+        if (self.y < 0).any():
+            raise InputError(
+                f"{label}: expected non-negative intensities, got {self.y.min():.4g}; "
+                "subtract less background, or clip the pattern first"
+            )
+
+
+def resample(x: Array, y: Array, onto: Array, *, what: str) -> Array:
+    """Interpolate a pattern linearly onto another axis that it covers.
+
+    Parameters
+    ----------
+    x, y : ndarray (F,)
+        Increasing axis and values.
+    onto : ndarray (G,)
+        Increasing axis.
+    what : str
+        What the message calls the pattern.
+
+    Returns
+    -------
+    ndarray (G,)
+        A copy of ``y``, to the bit, where the axes are the same.
+
+    Raises
+    ------
+    AxisError
+        Where ``x`` does not cover ``onto`` to within half a step.
+    """
+    if x.shape == onto.shape and np.array_equal(x, onto):
+        return y.copy()
+    reach = _REACH * float(np.diff(onto).min()) if len(onto) > 1 else 0.0
+    if not len(onto) or onto[0] < x[0] - reach or onto[-1] > x[-1] + reach:
+        covered = f"{x[0]:.6g} to {x[-1]:.6g}"
+        needed = f"{onto[0]:.6g} to {onto[-1]:.6g}" if len(onto) else "no point at all"
+        raise AxisError(
+            f"{what} covers {covered} but the data's axis is {needed}; "
+            "crop the data (Preprocess(roi=…)) or give a phase that covers it, in the same unit"
+        )
+    return np.interp(onto, x, y)
+
+
+def _frozen(values: Array, what: str) -> Array:
+    copy = np.array(values)
+    if copy.ndim != 1 or not len(copy) or copy.dtype.kind not in "fiu":
+        raise InputError(
+            f"{what}: expected numbers of shape (F,), got {copy.dtype} of shape {copy.shape}"
+        )
+    if not np.isfinite(copy).all():
+        raise InputError(f"{what}: expected finite values, got NaN or infinity")
+    copy.flags.writeable = False
+    return copy
+
+
+def _read_run(
+    documents: Iterable[tuple[str, Mapping[str, Any]]],
+    pattern: str,
+    x: str,
+    stream: str,
+    seq_num: int | None,
+) -> tuple[list[Array], Array | None]:
+    patterns: list[Array] = []
+    axis: Array | None = None
+    descriptors: set[str] = set()
+    for kind, doc in documents:
+        if kind == "descriptor" and doc["name"] == stream:
+            descriptors.add(doc["uid"])
+            if pattern not in doc["data_keys"]:
+                raise DataKeyError(
+                    f"pattern: no data key {pattern!r} in stream {stream!r}; "
+                    f"there are {sorted(doc['data_keys'])}"
+                )
+            for device in (doc.get("configuration") or {}).values():
+                axis = np.asarray(device["data"][x]) if x in device["data"] else axis
+        elif kind == "event" and doc["descriptor"] in descriptors:
+            axis = np.asarray(doc["data"][x]) if x in doc["data"] else axis
+            if seq_num in (None, doc["seq_num"]):
+                patterns.append(np.asarray(doc["data"][pattern], dtype=float))
+    return patterns, axis

@@ -1,0 +1,92 @@
+"""What is done to every pattern, and to every phase, before the fit: crop and normalise."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import AxisError, InputError, PatternError
+
+__all__ = ["Preprocess"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Steps that patterns and phases go through alike, so that they stay comparable.
+
+    Parameters
+    ----------
+    roi : (float, float), optional
+        First and last value of the axis to keep, in its unit.
+    normalize : {"max", "area"}, optional
+        Divide each pattern by its maximum, or by its integral over the axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Preprocess(roi=(1, 3), normalize="max")(np.arange(5.0), np.array([9.0, 1, 2, 4, 9]))
+    array([0.25, 0.5 , 1.  ])
+    """
+
+    roi: tuple[float, float] | None = None
+    normalize: Literal["max", "area"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalize not in (None, "max", "area"):
+            raise InputError(f"normalize: expected 'max', 'area' or None, got {self.normalize!r}")
+        if self.roi is None:
+            return
+        if len(self.roi) != 2 or not self.roi[0] < self.roi[1]:
+            raise InputError(f"roi: expected (first, last) with first < last, got {self.roi!r}")
+        object.__setattr__(self, "roi", (float(self.roi[0]), float(self.roi[1])))
+
+    def axis(self, x: Array) -> Array:
+        """Give the axis that is left, (G,).
+
+        Raises
+        ------
+        AxisError
+            Where nothing is left of it.
+        """
+        kept = x[self._kept(x)]
+        if not len(kept):
+            raise AxisError(
+                f"roi: {self.roi} keeps nothing of an axis from {x[0]:.6g} to {x[-1]:.6g}"
+            )
+        return kept
+
+    def __call__(self, x: Array, y: Array) -> Array:
+        """Apply the steps to a pattern (F,) on the axis ``x`` (F,).
+
+        Returns
+        -------
+        ndarray (G,)
+            The same values, to the bit, where there is nothing to do.
+
+        Raises
+        ------
+        PatternError
+            Where a pattern that is to be normalised holds nothing but zeros.
+        """
+        y = y[self._kept(x)]
+        if self.normalize is None:
+            return y
+        kept = x[self._kept(x)]
+        scale = float(y.max()) if self.normalize == "max" else float(np.trapezoid(y, kept))
+        if not scale > 0:
+            raise PatternError(f"cannot be normalised by its {self.normalize}, which is {scale:g}")
+        return y / scale
+
+    def describe(self) -> dict[str, Any]:
+        """Give the steps as plain values, for the metadata of the analysis run."""
+        steps = asdict(self)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in steps.items()}
+
+    def _kept(self, x: Array) -> Array:
+        if self.roi is None:
+            return np.ones(len(x), dtype=bool)
+        kept: Array = (x >= self.roi[0]) & (x <= self.roi[1])
+        return kept
