@@ -183,13 +183,14 @@ class Dataset:
         if self._model is not None and self._points:
             self._refit()
             self._converge()
-        if self._run is None:
+        if self._run is None and not self._points:
             return
+        run = self._open_run()
         if self._published < len(self._points):
             exit_status, reason = "fail", f"the fit failed: {self.error}"
             for point in self._points[self._published :]:
-                self._run.reject(point.source_run, point.source_seq_num, reason)
-        self._run.close(exit_status, reason)
+                run.reject(point.source_run, point.source_seq_num, reason)
+        run.close(exit_status, reason)
         self._run = None
 
     # --- patterns --------------------------------------------------------------------------
@@ -273,9 +274,9 @@ class Dataset:
         run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
         self._published = len(self._points)
         self._improvable = True
+        self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
-        self._snapshot_if_due()
 
     def _snapshot_if_due(self) -> None:
         result = self.result

@@ -84,8 +84,12 @@ class AnalysisReader:
 
     @property
     def n_before(self) -> int:
-        """Number of patterns that were published by the runs which this one continues."""
-        return self._before
+        """Number of patterns published before the first one that is known from ``primary``.
+
+        They came in the runs that this one continues, or before somebody subscribed; their
+        weights are NaN until a snapshot brings them.
+        """
+        return self._before + self._missed
 
     @property
     def positions(self) -> Array:
@@ -149,6 +153,8 @@ class AnalysisReader:
         # A run that continues another one publishes only what came after its first snapshot.
         self._continues = start is not None and bool(start.get("cmf", {}).get("continues"))
         self._before = 0
+        # Who subscribes late does not get the first events.
+        self._missed = 0
 
     def _take(self, name: str, doc: Mapping[str, Any]) -> bool:
         if name == "descriptor":
@@ -177,6 +183,8 @@ class AnalysisReader:
             return
         events = [doc] if name == "event" else unpack_event_page(doc)
         for event in events:
+            if stream == "primary" and not self._rows:
+                self._missed = int(event["seq_num"]) - 1
             take(event["data"])
 
     def _note_units(self, descriptor: Mapping[str, Any]) -> None:
@@ -238,8 +246,10 @@ class AnalysisReader:
 
     def _table(self, columns: Iterable[int]) -> Array:
         snapshot, rows = self._matrix(self._snapshot), self._matrix(self._rows)
-        published = rows[max(0, len(snapshot) - self._before) :]
-        return np.concatenate([snapshot, published])[:, list(columns)]
+        unknown = self.n_patterns - len(rows) - len(snapshot)
+        gap = np.full((max(0, unknown), self._width), np.nan)
+        published = rows[max(0, len(snapshot) - self.n_before) :]
+        return np.concatenate([snapshot, gap, published])[:, list(columns)]
 
     def _matrix(self, values: "array[float]") -> Array:
         return np.array(values).reshape(self._n(values), self._width)
