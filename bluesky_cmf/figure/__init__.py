@@ -1,0 +1,5 @@
+"""`LiveNMFPlot`: draws the analysis run's documents, and nothing else."""
+
+from .plot import LiveNMFPlot
+
+__all__ = ["LiveNMFPlot"]
