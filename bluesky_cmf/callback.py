@@ -227,7 +227,13 @@ class LiveNMF:
         InputError
             Where the pattern cannot be used.
         """
-        self._change("fix", Component(name, True, _pattern(pattern)))
+        with self._lock:
+            shapeless = any(c.name == name and c.pattern is None for c in self._current)
+            if pattern is None and shapeless and self._open_dataset() is None:
+                raise InputError(
+                    f"pattern: {name!r} has no shape while no run is open; give the pattern to hold"
+                )
+            self._change("fix", Component(name, True, _pattern(pattern)))
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held.

@@ -508,6 +508,8 @@ def test_impossible_changes_are_refused_at_once(live):
         callback.fix("cub")
     with pytest.raises(ComponentError, match="'cubic' is taken"):
         callback.add_component("cubic")
+    with pytest.raises(InputError, match="'unknown 1' has no shape while no run is open"):
+        callback.fix("unknown 1")
     with pytest.raises(InputError, match="needs a pattern to hold"):
         callback.add_component("new", fixed=True)
     callback.remove_component("cubic")
