@@ -17,6 +17,7 @@ from .documents import Emit
 from .emitter import Emitter
 from .errors import InputError
 from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
+from .nmf.kernels import warm_up
 from .nmf.results import FitResult
 from .phases import Phase
 from .preprocess import Preprocess
@@ -138,6 +139,8 @@ class LiveNMF:
         self._error: Exception | None = None
         self._closed = False
         self._exit_registered = False
+        # Now, and not at the first pattern: the scan would wait for the interpreter meanwhile.
+        warm_up()
         self._emitter = Emitter(background=background)
         self._worker: Worker[_Item] | Inline[_Item] = (
             Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)

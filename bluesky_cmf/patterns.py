@@ -135,6 +135,6 @@ def _checked(path: Path, x: Array, y: Array) -> tuple[Array, Array]:
         raise PatternFileError(f"{path}: NaN or infinity among the values")
     if len(x) > 1 and x[0] > x[-1]:
         x, y = x[::-1], y[::-1]
-    if (np.diff(x) <= 0).any():
+    if (x[1:] <= x[:-1]).any():
         raise PatternFileError(f"{path}: expected an axis that increases or decreases throughout")
     return x.astype(float), y.astype(float)

@@ -163,7 +163,7 @@ class Phase:
             raise InputError(
                 f"{label}: expected x and y of one length, got {len(self.x)} and {len(self.y)}"
             )
-        if (np.diff(self.x) <= 0).any():
+        if (self.x[1:] <= self.x[:-1]).any():
             raise AxisError(f"{label}: expected an x that increases throughout")
         if (self.y < 0).any():
             raise InputError(
@@ -239,8 +239,9 @@ def _read_run(
                 )
             for device in (doc.get("configuration") or {}).values():
                 axis = np.asarray(device["data"][x]) if x in device["data"] else axis
-        elif kind == "event" and doc["descriptor"] in descriptors:
+        elif kind != "event" or doc["descriptor"] not in descriptors:
+            continue
+        elif seq_num in (None, doc["seq_num"]):
             axis = np.asarray(doc["data"][x]) if x in doc["data"] else axis
-            if seq_num in (None, doc["seq_num"]):
-                patterns.append(np.asarray(doc["data"][pattern], dtype=float))
+            patterns.append(np.asarray(doc["data"][pattern], dtype=float))
     return patterns, axis

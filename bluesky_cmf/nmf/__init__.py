@@ -1,10 +1,7 @@
 """The factorization: torch and numpy only; it knows no documents, no plots, no phases."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from . import divergences, models, streaming, updates
+from typing import Any
 
 __all__ = ["divergences", "models", "streaming", "updates"]
 

@@ -6,8 +6,9 @@ import torch
 
 __all__ = ["Blocks"]
 
-#: Rows of the first block, and bytes that a later block may take.
-_FIRST_ROWS = 64
+#: Rows of the first block, and bytes that any block may take. Memory that is not yet written to
+#: costs nothing, and as long as there is one block only, it is swept in one piece.
+_FIRST_ROWS = 512
 _BLOCK_BYTES = 1 << 26
 #: Bytes of data up to which a float64 copy is kept: short runs are swept many times over.
 _COPY_BYTES = 1 << 27
@@ -35,12 +36,16 @@ class Blocks:
         self._length = 0
         self._copy: torch.Tensor | None = None
         self._copied = 0
+        #: ½‖X‖², in float64.
+        self.half_norm = 0.0
 
     def __len__(self) -> int:
         return self._length
 
     def append(self, rows: torch.Tensor) -> None:
         """Append rows, (M, F)."""
+        rows = rows.to(self.dtype)
+        self.half_norm += 0.5 * float(rows.to(torch.float64).square().sum())
         while len(rows):
             if not self._room:
                 self._grow()
@@ -54,7 +59,7 @@ class Blocks:
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` in float64, as (number of the first, rows)."""
-        stop = self._length if stop is None else stop
+        stop = self._length if stop is None else min(stop, self._length)
         copy = self._float64()
         if copy is not None:
             yield start, copy[start:stop]
@@ -70,7 +75,8 @@ class Blocks:
 
     def times(self, H: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """X[start:stop] Hᵀ, (M, K), for H (K, F)."""
-        return torch.cat([rows @ H.T for _, rows in self.chunks(start, stop)])
+        empty = H.new_zeros(0, len(H))
+        return torch.cat([empty, *(rows @ H.T for _, rows in self.chunks(start, stop))])
 
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
         """WᵀX, (K, F), for W (N, K)."""
@@ -85,6 +91,10 @@ class Blocks:
             return rows[0]
         raise IndexError(index)
 
+    def single(self) -> torch.Tensor | None:
+        """All rows as they are stored, (N, F), where one block holds them: a view."""
+        return self._blocks[0][: self._length] if len(self._blocks) == 1 else None
+
     def stored(self) -> torch.Tensor:
         """All rows as they are stored, (N, F): a copy."""
         parts, left = [], self._length
@@ -96,7 +106,7 @@ class Blocks:
 
     def _grow(self) -> None:
         row_bytes = self.n_features * self.dtype.itemsize
-        rows = max(_FIRST_ROWS, min(self._length, _BLOCK_BYTES // row_bytes))
+        rows = max(1, min(max(_FIRST_ROWS, self._length), _BLOCK_BYTES // row_bytes))
         block = torch.empty(rows, self.n_features, dtype=self.dtype, device=self.device)
         self._blocks.append(block)
         self._room = rows
@@ -113,7 +123,7 @@ class Blocks:
 
     def _extend_copy(self) -> None:
         if self._copy is None or len(self._copy) < self._length:
-            rows = max(_FIRST_ROWS, 2 * self._length)
+            rows = max(64, 2 * self._length)
             copy = torch.empty(rows, self.n_features, dtype=torch.float64, device=self.device)
             if self._copy is not None:
                 copy[: self._copied] = self._copy[: self._copied]

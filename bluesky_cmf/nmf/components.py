@@ -41,7 +41,10 @@ def as_patterns(
     InputError
         Where the shape is another one, or a value is negative or not finite.
     """
-    source = torch.as_tensor(values if isinstance(values, torch.Tensor) else np.asarray(values))
+    if not isinstance(values, torch.Tensor):
+        # torch takes no reversed, read-only or big-endian array.
+        values = np.array(values, dtype=float, order="C")
+    source = torch.as_tensor(values)
     rows = source.detach().to(device=device, dtype=dtype, copy=True)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != n_features:

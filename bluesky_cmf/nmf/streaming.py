@@ -137,7 +137,7 @@ class StreamingNMF:
     @property
     def components(self) -> Array:
         """The components as they are now, (K, F); zeros where one has no shape yet."""
-        return self._components.H.to(self.dtype).cpu().numpy()
+        return np.array(self._components.H.to(self.dtype).cpu().numpy())
 
     @property
     def result(self) -> FitResult | None:
@@ -230,7 +230,8 @@ class StreamingNMF:
 
     def patterns(self, start: int = 0, stop: int | None = None) -> Array:
         """Patterns as they were appended, (M, F)."""
-        chunks = [rows for _, rows in self._X.chunks(start, stop)]
+        empty = torch.empty(0, self.n_features, dtype=torch.float64, device=self.device)
+        chunks = [empty, *(rows for _, rows in self._X.chunks(start, stop))]
         return np.array(torch.cat(chunks).to(self.dtype).cpu().numpy())
 
     def fix(self, name: str, pattern: npt.ArrayLike | torch.Tensor | None = None) -> None:

@@ -5,12 +5,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from .blocks import Blocks
+from .kernels import kernels_for
 from .updates import coordinate_descent, nnls
 
-__all__ = ["Descent", "descend", "exact_weights", "residuals"]
+__all__ = ["Descent", "Extrapolation", "descend", "exact_weights", "residuals"]
 
 #: Coordinate-descent passes for each Gram matrix: the products with X cost more than the passes.
 _PASSES = 8
@@ -18,10 +20,12 @@ _PASSES = 8
 _WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
 _LOST = 1e-9
+#: Seconds between two looks at the deadline, as long as it is this far away.
+_LOOK = 0.005
 
 # Extrapolation of Ang and Gillis, Neural Computation 31, 417 (2019), arXiv 1805.06604: step,
-# its growth and that of its bound after a good sweep, its shrinking after a bad one.
-_STEP, _GROWTH, _BOUND_GROWTH, _SHRINK = 0.5, 1.05, 1.01, 1.5
+# its bound, the growth of both after a good sweep, and how the step shrinks after a bad one.
+_PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,11 @@ def exact_weights(
     X: Blocks, H: torch.Tensor, start: int = 0, stop: int | None = None
 ) -> torch.Tensor:
     """Solve for the weights (M, K) of the rows of X from ``start`` to ``stop``, given H (K, F)."""
-    return nnls(X.times(H, start, stop), H @ H.T)
+    C, G = X.times(H, start, stop), H @ H.T
+    kernels = kernels_for(X.device)
+    if kernels is None:
+        return nnls(C, G)
+    return torch.from_numpy(kernels.nnls(C.numpy(), G.numpy()))
 
 
 def residuals(
@@ -92,58 +100,112 @@ def descend(
     Descent
         Never above the objective of (W, H).
     """
-    if not free or not len(X):
-        W = exact_weights(X, H)
-        return Descent(W, H, _objective(X, W, H), True, 0)
-    state = _Extrapolation(W, H, _objective(X, W, H))
-    marks = [state.objective]
-    lost = _LOST * _objective(X, torch.zeros_like(W), H)
-    converged = False
-    sweep = 0
-    while sweep < max_sweeps and time.perf_counter() < deadline and not converged:
-        sweep += 1
-        state.sweep(X, free)
-        marks.append(state.objective)
-        if sweep >= _WINDOW:
-            before = marks[-1 - _WINDOW]
-            converged = before - marks[-1] <= max(tol * before, lost)
+    state = Extrapolation(X, W, H, free)
+    lost = _LOST * X.half_norm
+    converged = not free or not len(X)
+    while len(state.curve) <= max_sweeps and time.perf_counter() < deadline and not converged:
+        state.sweep(state.sweeps_until(deadline, max_sweeps + 1 - len(state.curve)))
+        if len(state.curve) > _WINDOW:
+            before, now = state.curve[-1 - _WINDOW], state.curve[-1]
+            converged = before - now <= max(tol * before, lost)
     W = exact_weights(X, state.H)
-    return Descent(W, state.H, _objective(X, W, state.H), converged, sweep)
+    objective = 0.5 * float(residuals(X, W, state.H)[0].sum())
+    return Descent(W, state.H, objective, converged, len(state.curve) - 1)
 
 
-class _Extrapolation:
-    """The best factors so far, and the extrapolated ones that the next sweep starts from."""
+class Extrapolation:
+    """The best factors so far, and the extrapolated ones that the next sweep starts from.
 
-    def __init__(self, W: torch.Tensor, H: torch.Tensor, objective: float) -> None:
-        self.W, self.H, self.objective = W, H, objective
-        self._ahead = (W, H)
-        self._step, self._bound = _STEP, 1.0
+    Parameters
+    ----------
+    X : Blocks
+        The data.
+    W, H : Tensor (N, K), (K, F)
+        Where to start.
+    free : sequence of int
+        Components that may change.
 
-    def sweep(self, X: Blocks, free: Sequence[int]) -> None:
-        """Do one sweep; keep it where it lowers the objective, else start again without it."""
-        ahead_W, ahead_H = self._ahead
-        every = range(len(self.H))
-        C = X.times(ahead_H).T.contiguous()
-        W = coordinate_descent(
-            ahead_W.T.contiguous(), ahead_H @ ahead_H.T, C, free=every, passes=_PASSES
-        ).T.contiguous()
-        ahead_W = W + self._step * (W - self.W)
-        B = X.transposed_times(ahead_W)
-        H = coordinate_descent(ahead_H, ahead_W.T @ ahead_W, B, free=free, passes=_PASSES)
-        objective = _objective(X, W, H)
-        if not objective <= self.objective:
-            self._ahead = (self.W, self.H)
-            self._bound, self._step = self._step, self._step / _SHRINK
-            return
-        self._ahead = (ahead_W, (H + self._step * (H - self.H)).clamp_(min=0))
-        self.W, self.H, self.objective = W, H, objective
-        self._step = min(self._bound, _GROWTH * self._step)
-        self._bound = min(1.0, _BOUND_GROWTH * self._bound)
+    Attributes
+    ----------
+    H : Tensor (K, F)
+        The best components.
+    curve : list of float
+        The objective at the start and after each sweep; it never rises.
+    """
 
+    def __init__(self, X: Blocks, W: torch.Tensor, H: torch.Tensor, free: Sequence[int]) -> None:
+        self.X, self.free = X, list(free)
+        # Rows of Wᵀ are worked on one after the other, as those of H.
+        self.Wt, self.H = W.T.contiguous(), H.clone()
+        self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
+        self._pace = list(_PACE)
+        self._C = X.times(H)
+        self._ahead_C = self._C
+        self.curve = [self._objective(self.Wt, self.H, self._C)]
+        self._seconds = 0.0
 
-def _objective(X: Blocks, W: torch.Tensor, H: torch.Tensor) -> float:
-    total = sum(
-        torch.addmm(rows, W[first : first + len(rows)], H, alpha=-1.0).square_().sum()
-        for first, rows in X.chunks()
-    )
-    return 0.5 * float(total)
+    def sweep(self, count: int) -> None:
+        """Do sweeps; keep each where it lowers the objective, else go on without its lead."""
+        started = time.perf_counter()
+        kernels, block = kernels_for(self.X.device), self.X.single()
+        if kernels is None or block is None:
+            for _ in range(count):
+                self._sweep()
+        else:
+            self._sweep_fused(kernels, block, count)
+        self._seconds = (time.perf_counter() - started) / count
+
+    def sweeps_until(self, deadline: float, most: int) -> int:
+        """Sweeps to do before the next look at the clock and at the curve."""
+        left = deadline - time.perf_counter()
+        if math.isinf(left):
+            return min(_WINDOW, most)
+        if not self._seconds:
+            return 1
+        return max(1, min(_WINDOW, most, int(min(left, max(_LOOK, left / 2)) / self._seconds)))
+
+    def _sweep_fused(self, kernels: object, block: torch.Tensor, count: int) -> None:
+        curve, pace = np.empty(count), np.array(self._pace)
+        kernels.sweep(  # type: ignore[attr-defined]
+            block.numpy(),
+            self.X.half_norm,
+            self.Wt.numpy(),
+            self.H.numpy(),
+            self._ahead_Wt.numpy(),
+            self._ahead_H.numpy(),
+            pace,
+            np.array(self.free, dtype=np.int64),
+            _PASSES,
+            count,
+            curve,
+        )
+        self._pace = pace.tolist()
+        self.curve += curve.tolist()
+
+    def _sweep(self) -> None:
+        step, bound, growth, bound_growth, shrink = self._pace
+        every, X = range(len(self.H)), self.X
+        G = self._ahead_H @ self._ahead_H.T
+        Wt = coordinate_descent(self._ahead_Wt, G, self._ahead_C.T, free=every, passes=_PASSES)
+        ahead_Wt = Wt + step * (Wt - self.Wt)
+        B = X.transposed_times(ahead_Wt.T)
+        A = ahead_Wt @ ahead_Wt.T
+        H = coordinate_descent(self._ahead_H, A, B, free=self.free, passes=_PASSES)
+        C = X.times(H)
+        objective = self._objective(Wt, H, C)
+        if objective <= self.curve[-1]:
+            # Extrapolated components may be negative here and there: the next step mends that,
+            # and XHᵀ of an extrapolation is the extrapolation of XHᵀ.
+            self._ahead_Wt, self._ahead_H = ahead_Wt, H + step * (H - self.H)
+            self._ahead_C = C + step * (C - self._C)
+            self.Wt, self.H, self._C = Wt, H, C
+            self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
+        else:
+            objective = self.curve[-1]
+            self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self._C
+            self._pace[:2] = step / shrink, step
+        self.curve.append(objective)
+
+    def _objective(self, Wt: torch.Tensor, H: torch.Tensor, C: torch.Tensor) -> float:
+        gram = ((Wt @ Wt.T) * (H @ H.T)).sum()
+        return self.X.half_norm - float((Wt.T * C).sum()) + 0.5 * float(gram)

@@ -151,7 +151,7 @@ def weight_errors(W: torch.Tensor, G: torch.Tensor, variance: torch.Tensor) -> t
         that is held at zero.
     """
     passive = W > 0
-    ridge = _RIDGE * G.diagonal().amax().clamp_min(torch.finfo(G.dtype).tiny)
+    ridge = (_RIDGE * G.diagonal()).clamp_min(torch.finfo(G.dtype).tiny)
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
     inverse = torch.linalg.inv(_restrict(G + ridge * eye, passive))
     covariance = inverse.diagonal(dim1=1, dim2=2).clamp_min(0) * variance[:, None]

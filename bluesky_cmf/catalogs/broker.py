@@ -1,0 +1,165 @@
+"""One run on its way into databroker's document store, and out of it."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import event_model
+import numpy as np
+
+from .routing import Document, is_array, unpack_event_page
+
+__all__ = ["BrokerRun", "broker_documents"]
+
+#: What one page of events holds. The server of ``databroker.temp()`` lives in this process and
+#: keeps the interpreter while it takes a page to pieces.
+_PAGE_BYTES = 256 * 2**10
+_PAGE_ROWS = 250
+
+
+class BrokerRun:
+    """Sends the documents of one run, its events in pages.
+
+    Parameters
+    ----------
+    catalog
+        The client of the databroker catalog.
+    start
+        The start document, sent at once.
+    """
+
+    def __init__(self, catalog: Any, start: Document) -> None:
+        self._catalog = catalog
+        self.lost: list[Exception] = []
+        self._rows: dict[str, list[Document]] = {}
+        self._send("start", start)
+
+    def __call__(self, name: str, doc: Document) -> None:
+        """Send one document; events wait for company."""
+        if name == "event":
+            self._rows.setdefault(doc["descriptor"], []).append(doc)
+        elif name == "event_page":
+            self._rows.setdefault(doc["descriptor"], []).extend(unpack_event_page(doc))
+        else:
+            if name == "stop":
+                self.flush(force=True)
+            self._send(name, doc)
+
+    def flush(self, *, force: bool) -> bool:
+        """Send the events that wait; nothing is left."""
+        for rows in self._rows.values():
+            step = _rows_of_a_page(rows)
+            for first in range(0, len(rows), step):
+                self._send("event_page", event_model.pack_event_page(*rows[first : first + step]))
+            rows.clear()
+        return False
+
+    def _send(self, name: str, doc: Document) -> None:
+        self._catalog.post_document(name, doc)
+
+
+def _rows_of_a_page(rows: list[Document]) -> int:
+    if not rows:
+        return 1
+    size = sum(np.asarray(value).nbytes for value in rows[0]["data"].values() if is_array(value))
+    return max(1, min(_PAGE_ROWS, _PAGE_BYTES // max(size, 1)))
+
+
+def broker_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the documents of a run as databroker keeps them, with arrays as arrays.
+
+    Parameters
+    ----------
+    run
+        The run's client.
+
+    Yields
+    ------
+    name, doc
+        In the order of their times; pages come as single events. Data in files come as
+        references, with the resource and datum documents.
+    """
+    descriptors: dict[str, dict[str, Any]] = {}
+    last: dict[str, Document] = {}
+    for name, doc in _single_documents(run):
+        if name == "stop":
+            yield name, doc
+            return
+        if name == "descriptor":
+            descriptors[doc["uid"]] = doc
+        if name == "event":
+            descriptor = descriptors[doc["descriptor"]]
+            doc = _with_arrays(doc, descriptor["data_keys"])
+            last[str(descriptor["name"])] = doc
+        yield name, doc
+    for event in _last_page(run, descriptors, last):
+        yield "event", event
+
+
+def _single_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, page in run.documents():
+        if name == "event_page":
+            for event in unpack_event_page(_plain(page)):
+                yield "event", dict(event)
+        elif name == "datum_page":
+            for datum in event_model.unpack_datum_page(_plain(page)):
+                yield "datum", dict(datum)
+        else:
+            yield name, _plain(page)
+
+
+def _last_page(
+    run: Any, descriptors: Mapping[str, dict[str, Any]], last: Mapping[str, Document]
+) -> list[dict[str, Any]]:
+    """Read the events that databroker keeps back of a run without stop: its last page."""
+    newest = {str(descriptor["name"]): descriptor for descriptor in descriptors.values()}
+    events: list[dict[str, Any]] = []
+    for stream, descriptor in newest.items():
+        before = last.get(stream, {"time": -np.inf, "seq_num": 0})
+        data = run[stream]["data"]
+        times = np.asarray(data["time"].read())
+        first = int(np.searchsorted(times, before["time"], side="right"))
+        columns = {key: data[key].read()[first:] for key in data if key != "time"}
+        for row, time in enumerate(times[first:].tolist()):
+            values = {key: _element(column[row]) for key, column in columns.items()}
+            events.append(
+                {
+                    "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{descriptor['uid']}/{time!r}")),
+                    "descriptor": descriptor["uid"],
+                    "seq_num": int(before["seq_num"]) + 1 + row,
+                    "time": time,
+                    "data": values,
+                    "timestamps": dict.fromkeys(values, time),
+                    "filled": {},
+                }
+            )
+    return sorted(events, key=lambda event: float(event["time"]))
+
+
+def _element(value: Any) -> Any:
+    value = np.asarray(value)
+    return value.copy() if value.ndim else value.item()
+
+
+def _with_arrays(event: Document, data_keys: Mapping[str, Any]) -> dict[str, Any]:
+    data = {key: _value(value, data_keys.get(key, {})) for key, value in event["data"].items()}
+    return {**event, "data": data}
+
+
+def _value(value: Any, declared: Mapping[str, Any]) -> Any:
+    """Undo what JSON did: arrays became lists, and NaN became null."""
+    if isinstance(value, list):
+        dtype = declared.get("dtype_numpy")
+        array = np.asarray(value)
+        if array.dtype == object:
+            array = np.asarray(value, dtype=float)
+        return array.astype(dtype) if isinstance(dtype, str) else array
+    if value is None and declared.get("dtype") == "number":
+        return float("nan")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if type(value) is tuple else value

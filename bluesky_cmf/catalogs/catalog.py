@@ -1,0 +1,216 @@
+"""`Catalog` and its kinds: what is written to, read from and closed in the same way."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV2Mongo
+from tiled.client.utils import ClientError
+from tiled.queries import Like
+
+from ..errors import CatalogError, RunNotFoundError
+from .broker import BrokerRun, broker_documents
+from .routing import Document, RunStore
+from .tiled_read import tiled_documents
+from .tiled_write import open_tiled_run
+from .writer import CatalogWriter
+
+__all__ = ["BrokerCatalog", "Catalog", "TiledCatalog"]
+
+logger = logging.getLogger(__name__)
+
+#: The shortest beginning of a uid that names a run.
+_SHORTEST_UID = 5
+
+
+class Catalog(ABC):
+    """Runs that can be written to, read back, and closed; also a context manager.
+
+    Parameters
+    ----------
+    client
+        The Tiled client of the container of runs.
+    spec
+        What `open_catalog` takes to open this catalog again.
+    on_close
+        What has to be closed with it.
+
+    Attributes
+    ----------
+    spec
+        As given; an API key in an address is left out.
+    """
+
+    def __init__(
+        self, client: Any, *, spec: str, on_close: Callable[[], None] | None = None
+    ) -> None:
+        self.spec = spec
+        self._client = client
+        self._on_close = on_close
+        self._writers: list[CatalogWriter] = []
+        self._closed = False
+
+    def writer(self, *, latest: bool = False) -> CatalogWriter:
+        """Make a callback that stores runs here, for ``RE.subscribe`` and ``live.subscribe``.
+
+        Parameters
+        ----------
+        latest
+            Whether to store the stream ``latest`` of analysis runs too, which repeats the raw
+            data.
+
+        Returns
+        -------
+        CatalogWriter
+            It is closed with the catalog.
+        """
+        self._check_open()
+        writer = CatalogWriter(self._open_run, target=self.spec, latest=latest)
+        self._writers.append(writer)
+        return writer
+
+    def documents(self, uid: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Read a stored run.
+
+        Parameters
+        ----------
+        uid
+            The run's uid, or its first characters, at least 5.
+
+        Yields
+        ------
+        name, doc
+            Start, descriptors and events in the order of their times, and the stop document if
+            the run has one. Arrays are numpy arrays.
+
+        Raises
+        ------
+        RunNotFoundError
+            If no run, or more than one, has this uid.
+        CatalogError
+            If the server does not answer.
+        """
+        self._check_open()
+        run = self._find(uid)
+        return self._guarded_documents(run)
+
+    def uids(self, limit: int = 10) -> list[str]:
+        """List the uids of the latest runs, the newest first.
+
+        Parameters
+        ----------
+        limit
+            How many at most.
+        """
+        self._check_open()
+        try:
+            return self._latest(limit)
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from error
+
+    def close(self) -> None:
+        """Write what waits and close what was opened; a client that was given stays open."""
+        if self._closed:
+            return
+        self._closed = True
+        for writer in self._writers:
+            writer.close()
+        if self._on_close is not None:
+            self._on_close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.spec}>"
+
+    @abstractmethod
+    def _open_run(self, start: Document) -> RunStore:
+        """Store a start document and give the store of the rest."""
+
+    @abstractmethod
+    def _lookup(self, uid: str) -> list[Any]:
+        """Give the runs whose uid is, or begins with, `uid`; two are enough."""
+
+    def _latest(self, limit: int) -> list[str]:
+        runs = self._client.values().tail(limit)
+        starts = [dict(run.metadata).get("start") for run in runs]
+        return [start["uid"] for start in reversed(starts) if start]
+
+    def _find(self, uid: str) -> Any:
+        if not isinstance(uid, str) or len(uid) < _SHORTEST_UID or "/" in uid:
+            raise RunNotFoundError(
+                f"uid: expected a run's uid, or its first {_SHORTEST_UID} characters or more, "
+                f"got {uid!r}."
+            )
+        try:
+            found = self._lookup(uid)
+            if len(found) == 1:
+                return found[0]
+            latest = ", ".join(known[:8] for known in self._latest(5)) or "none"
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from error
+        if found:
+            raise RunNotFoundError(
+                f"More than one run in the catalog {self.spec} has a uid that begins with "
+                f"{uid!r}. Give more of it."
+            )
+        raise RunNotFoundError(
+            f"The catalog {self.spec} holds no run with the uid {uid!r}. Its latest runs: {latest}."
+        )
+
+    def _guarded_documents(self, run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        mongo = isinstance(run, BlueskyRunV2Mongo)
+        try:
+            yield from broker_documents(run) if mongo else tiled_documents(run)
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from error
+
+    def _no_answer(self, error: BaseException) -> CatalogError:
+        return CatalogError(
+            f"The catalog {self.spec} does not answer as it should: {error}. Check that its "
+            "server runs and that you may read it."
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise CatalogError(f"The catalog {self.spec} is closed. Open it again.")
+
+
+class TiledCatalog(Catalog):
+    """Runs in tables and arrays of a Tiled server."""
+
+    def _open_run(self, start: Document) -> RunStore:
+        return open_tiled_run(self._client, start)
+
+    def _lookup(self, uid: str) -> list[Any]:
+        found = self._client.search(Like("start.uid", f"{uid}%")).values().head(20)
+        # The query knows wildcards, and SQLite does not tell upper from lower case.
+        runs = {str(run.metadata["start"]["uid"]): run for run in found}
+        if uid in runs:
+            return [runs[uid]]
+        return [run for known, run in runs.items() if known.startswith(uid)]
+
+
+class BrokerCatalog(Catalog):
+    """Runs in the document store of databroker, behind its server."""
+
+    def _open_run(self, start: Document) -> RunStore:
+        return BrokerRun(self._client, start)
+
+    def _lookup(self, uid: str) -> list[Any]:
+        try:
+            return [self._client[uid]]
+        except KeyError:
+            return []
+        except ClientError as error:
+            if "multiple matches" in str(error):
+                return [None, None]
+            raise

@@ -1,0 +1,342 @@
+"""One run on its way into Tiled: TiledWriter's layout, with rows written in batches.
+
+TiledWriter keeps whole batches to itself and writes pages row by row, so it stores the metadata
+and the external files here, while the rows of events are written by this module, through Tiled's
+public client: arrays as arrays that grow, scalars as one table a stream.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow  # type: ignore[import-untyped]
+from bluesky_tiled_plugins import TiledWriter
+from bluesky_tiled_plugins.utils import truncate_json_overflow
+from bluesky_tiled_plugins.writing.tiled_writer import (
+    MAX_TABLE_COLUMNS,
+    RunNormalizer,
+    concatenate_stream_datums,
+)
+from event_model import DocumentNames
+from tiled.adapters.sql import COLUMN_NAME_PATTERN, is_safe_identifier
+from tiled.utils import UnsafeIdentifier
+
+from .routing import Document, is_array, unpack_event_page
+from .tiled_columns import ROW_SHAPES, ArrayColumn, ScalarColumn
+
+__all__ = ["TiledRun", "open_tiled_run", "plain_node"]
+
+logger = logging.getLogger(__name__)
+
+#: Names that the layout needs for itself.
+_RESERVED = frozenset({"time", "seq_num"})
+#: Characters that cut the address of a data key on the server.
+_UNNAMEABLE = re.compile(r"[/?#]")
+#: The most that one request carries.
+_REQUEST_BYTES = 8 * 2**20
+#: Seconds that the first rows of a stream are held back: Zarr's chunks are as long as the first
+#: batch, and a file for each event is slow.
+_FIRST_BATCH = 0.75
+
+
+def plain_node(node: Any) -> Any:
+    """Give a Tiled node as the plain container that it is, without Bluesky's views."""
+    return getattr(node, "base", node)
+
+
+def open_tiled_run(client: Any, start: Document) -> "TiledRun":
+    """Store a start document in a Tiled container and give the run that takes the rest.
+
+    Parameters
+    ----------
+    client
+        The container of runs.
+    start
+        The start document.
+
+    Raises
+    ------
+    Exception
+        Whatever the server answered.
+    """
+    opened: list[TiledRun] = []
+
+    def normalizer(**options: Any) -> TiledRun:
+        opened.append(TiledRun(client, start, **options))
+        return opened[0]
+
+    TiledWriter(client, normalizer=normalizer, batch_size=1)("start", start)
+    (run,) = opened
+    if run.refusal is not None:
+        raise run.refusal
+    return run
+
+
+class TiledRun(RunNormalizer):  # type: ignore[misc]
+    """Takes the documents of one run: rows are kept for `flush`, the rest goes to TiledWriter.
+
+    Parameters
+    ----------
+    client
+        The container of runs.
+    start
+        The start document of this run.
+    **options
+        What TiledWriter gives its normalizer.
+    """
+
+    def __init__(self, client: Any, start: Document, **options: Any) -> None:
+        super().__init__(**options)
+        self.refusal: Exception | None = None
+        self.lost: list[Exception] = []
+        self._uid = str(start["uid"])
+        self._access_tags = start.get("tiled_access_tags")
+        self._client = client
+        self._streams: dict[str, _Stream] = {}
+        self._stream_of: dict[str, _Stream] = {}
+        self._plain: set[str] = set()
+        self._names: dict[str, dict[str, str]] = {}
+        self._files: dict[str, Any] = {}
+
+    def __call__(self, name: str, doc: Document, validate: bool = False) -> Any:
+        """Take one document; what the server says to the start document is kept in `refusal`."""
+        if name != "start":
+            return super().__call__(name, doc, validate=validate)
+        try:
+            return super().__call__(name, doc, validate=validate)
+        except Exception as error:
+            # TiledWriter would warn of another cause than this one.
+            self.refusal = error
+            return name, doc
+
+    def descriptor(self, doc: Document) -> None:
+        """Announce a stream, or a change of its configuration."""
+        keys = doc["data_keys"]
+        unnameable = {key: _UNNAMEABLE.sub("_", key) for key in keys if _UNNAMEABLE.search(key)}
+        if unnameable:
+            self._names[doc["uid"]] = unnameable
+            self.notes += [f"Renamed data_key {a!r} to {b!r}" for a, b in unnameable.items()]
+            doc = _with_names(doc, unnameable)
+        elif not _RESERVED & set(keys) and not any("external" in key for key in keys.values()):
+            self._plain.add(doc["uid"])
+        super().descriptor(doc)
+
+    def event(self, doc: Document) -> None:
+        """Keep a row; one that refers to files is taken apart first."""
+        if doc["descriptor"] in self._plain:
+            self._stream_of[doc["descriptor"]].append(doc)
+        else:
+            names = self._names.get(doc["descriptor"], {})
+            super().event(_with_names(doc, names) if names else doc)
+
+    def event_page(self, doc: Document) -> None:
+        """Keep the rows of a page."""
+        for event in unpack_event_page(doc):
+            self.event(event)
+
+    def emit(self, name: Any, doc: Any) -> None:
+        """Send a document on to TiledWriter, but for rows and references to files."""
+        if name == DocumentNames.event:
+            self._stream_of[doc["descriptor"]].append(doc)
+            return
+        if name == DocumentNames.stream_datum:
+            self._refer(doc)
+            return
+        if name == DocumentNames.stop:
+            self.flush(force=True)
+            notes = [note for stream in self._streams.values() for note in stream.notes]
+            doc["_run_normalizer_notes"] = [*doc.get("_run_normalizer_notes", ()), *notes]
+        super().emit(name, doc)
+        if name == DocumentNames.descriptor:
+            self._stream_of[doc["uid"]] = self._stream(doc)
+        elif name == DocumentNames.stop:
+            for stream in self._streams.values():
+                stream.close()
+
+    def flush(self, *, force: bool) -> bool:
+        """Write the rows; without `force` a new stream's first ones wait for company."""
+        for files in list(self._files):
+            super().emit(DocumentNames.stream_datum, self._files.pop(files))
+        waits = [stream.flush(force=force) for stream in self._streams.values()]
+        return any(waits)
+
+    def _refer(self, doc: Any) -> None:
+        """Keep a reference to files, joined to the one before where it goes on from there."""
+        before = self._files.pop(doc["stream_resource"], None)
+        if before is not None:
+            try:
+                doc = concatenate_stream_datums(before, doc)
+            except ValueError:
+                super().emit(DocumentNames.stream_datum, before)
+        self._files[doc["stream_resource"]] = doc
+
+    def _stream(self, descriptor: Document) -> "_Stream":
+        name = str(descriptor["name"])
+        if name not in self._streams:
+            self._streams[name] = _Stream(
+                lambda: plain_node(plain_node(self._client[self._uid])[name]),
+                name,
+                descriptor["data_keys"],
+                self._access_tags,
+                self.lost,
+            )
+        return self._streams[name]
+
+
+class _Stream:
+    """The rows of one stream: what waits, and the nodes that they are appended to."""
+
+    def __init__(
+        self,
+        find_node: Callable[[], Any],
+        name: str,
+        data_keys: Mapping[str, Any],
+        access_tags: Any,
+        lost: list[Exception],
+    ) -> None:
+        self.notes: list[str] = []
+        self._find_node = find_node
+        self._name = name
+        self._data_keys = data_keys
+        self._access_tags = access_tags
+        self._lost = lost
+        self._rows: list[Document] = []
+        self._since = 0.0
+        self._node: Any = None
+        self._keys: list[str] = []
+        self._arrays: dict[str, ArrayColumn] = {}
+        self._scalars: dict[str, ScalarColumn] = {}
+        self._tables: dict[str, tuple[list[str], Any]] = {}
+
+    def append(self, event: Document) -> None:
+        """Keep a row."""
+        if not self._rows:
+            self._since = time.monotonic()
+        self._rows.append(event)
+
+    def flush(self, *, force: bool) -> bool:
+        """Write the rows that wait; tell whether they still do."""
+        if not self._rows:
+            return False
+        if self._node is None and not force and time.monotonic() - self._since < _FIRST_BATCH:
+            return True
+        rows, self._rows = self._rows, []
+        if self._node is None:
+            self._settle(rows)
+        for portion in _portions(rows):
+            self._write(portion)
+        return False
+
+    def close(self) -> None:
+        """Tell those who follow the stream on the server that no more comes."""
+        nodes = [column.node for column in self._arrays.values()]
+        for node in [*nodes, *(table for _, table in self._tables.values())]:
+            if node is not None:
+                node.close_stream()
+
+    def _settle(self, rows: Sequence[Document]) -> None:
+        """Decide which columns are arrays of their own and which are in the table."""
+        self._node = self._find_node()
+        self._keys = list(rows[0]["data"])
+        columns = _columns(rows, self._keys)
+        taken: set[str] = set()
+        for name, values in columns.items():
+            if _any_array(values) or not _is_column_name(name, taken):
+                self._arrays[name] = ArrayColumn(name, self._data_keys.get(name, {}), self._note)
+            else:
+                taken.add(name.lower())
+                declared = self._data_keys.get(name, {})
+                self._scalars[name] = ScalarColumn(name, values, declared, self._note)
+
+    def _write(self, rows: Sequence[Document]) -> None:
+        columns = _columns(rows, self._keys)
+        if unknown := rows[0]["data"].keys() - set(self._keys):
+            self._note(f"The data keys {sorted(unknown)} came late and are not stored.")
+        # The arrays come first: a reader takes as many rows as the table has.
+        for name, column in list(self._arrays.items()):
+            try:
+                column.write(self._node, columns[name], self._access_tags)
+            except Exception as error:
+                # One key that the server refuses must not cost the run.
+                del self._arrays[name]
+                self._lost.append(error)
+                self._note(f"The data key {name!r} could not be stored further: {error}")
+        self._write_shapes()
+        if not self._tables:
+            self._create_tables()
+        for names, table in self._tables.values():
+            table.append_partition(
+                0, pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in names})
+            )
+
+    def _write_shapes(self) -> None:
+        padded = {name: column for name, column in self._arrays.items() if column.changed}
+        if padded:
+            shapes = {name: column.row_shapes() for name, column in padded.items()}
+            self._node.update_metadata(metadata={ROW_SHAPES: shapes}, drop_revision=True)
+
+    def _create_tables(self) -> None:
+        names = list(self._scalars)
+        parts = [names[i : i + MAX_TABLE_COLUMNS] for i in range(0, len(names), MAX_TABLE_COLUMNS)]
+        for number, part in enumerate(parts):
+            key = "internal" if len(parts) == 1 else f"internal_{number}"
+            node = self._node.create_appendable_table(
+                schema=pyarrow.schema([(name, self._scalars[name].type) for name in part]),
+                key=key,
+                metadata=truncate_json_overflow(
+                    {name: self._data_keys[name] for name in part if name in self._data_keys}
+                ),
+                access_tags=self._access_tags,
+            )
+            self._tables[key] = (part, node)
+
+    def _note(self, text: str) -> None:
+        note = f"Stream {self._name!r}: {text}"
+        if note not in self.notes:
+            self.notes.append(note)
+            logger.warning("%s", note)
+
+
+def _with_names(value: Any, names: Mapping[str, str]) -> Any:
+    """Rename data keys in a descriptor or an event, wherever they stand."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, Mapping):
+        return {names.get(key, key): _with_names(part, names) for key, part in value.items()}
+    if isinstance(value, list) and not all(isinstance(part, (int, float)) for part in value):
+        return [_with_names(part, names) for part in value]
+    return value
+
+
+def _columns(rows: Sequence[Document], keys: Iterable[str]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        "seq_num": [row["seq_num"] for row in rows],
+        "time": [row["time"] for row in rows],
+    }
+    for key in keys:
+        columns[key] = [row["data"].get(key) for row in rows]
+        columns[f"ts_{key}"] = [row["timestamps"].get(key) for row in rows]
+    return columns
+
+
+def _portions(rows: Sequence[Document]) -> Iterable[Sequence[Document]]:
+    """Cut rows into requests of a bearable size."""
+    size = sum(np.asarray(value).nbytes for value in rows[0]["data"].values() if is_array(value))
+    step = max(1, min(5000, _REQUEST_BYTES // max(size, 1)))
+    return (rows[i : i + step] for i in range(0, len(rows), step))
+
+
+def _any_array(values: Iterable[Any]) -> bool:
+    return any(is_array(value) for value in values)
+
+
+def _is_column_name(name: str, taken: set[str]) -> bool:
+    """Tell whether the server takes a name for a column; it does not tell upper from lower case."""
+    try:
+        is_safe_identifier(name, COLUMN_NAME_PATTERN)
+    except UnsafeIdentifier:
+        return False
+    return name.lower() not in taken

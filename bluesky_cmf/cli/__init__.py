@@ -1,0 +1,205 @@
+"""The ``bluesky-cmf`` command; imports the rest inside its commands."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import CMFError
+
+__all__ = ["app", "main", "run"]
+
+app = typer.Typer(
+    help="Live constrained NMF of diffraction patterns from a Bluesky document stream.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=False,
+)
+
+#: What typer raises for a command line that it cannot read; no name of its own is public.
+_UsageError: Any = typer.BadParameter.__mro__[2]
+
+_Catalog = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, the http(s) address or profile of a Tiled server, or databroker:NAME."
+    ),
+]
+_Seed = Annotated[int, typer.Option(help="Seed of the fit's random starts.")]
+_Device = Annotated[str, typer.Option(help="Where the fit runs: auto, cpu, cuda, cuda:1, …")]
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 after one line of error on stderr, or 130 after an interrupt by the keyboard.
+    """
+    try:
+        code = app(args=arguments, prog_name="bluesky-cmf", standalone_mode=False)
+    except CMFError as error:
+        return _failed(str(error))
+    except _UsageError as error:
+        return _failed(error.format_message())
+    except KeyboardInterrupt:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _failed(message: str) -> int:
+    typer.echo(f"bluesky-cmf: error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"bluesky-cmf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[bool, typer.Option(help="Show the log on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    from .console import set_up_logging
+
+    set_up_logging(verbose=verbose)
+
+
+@app.command()
+def demo(
+    catalog: Annotated[
+        str, typer.Option(help="Where both runs are stored; a folder is made if need be.")
+    ] = "demo-catalog",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Play real patterns: an .npz file of patterns (N, F), a variable (N,) and an "
+            "axis (F,). The first and the last pattern are the known phases."
+        ),
+    ] = None,
+    variable: Annotated[
+        str | None, typer.Option(help="Name of the variable in --data, if there is a choice.")
+    ] = None,
+    axis: Annotated[
+        str | None, typer.Option(help="Name of the axis in --data, if there is a choice.")
+    ] = None,
+    patterns: Annotated[
+        int, typer.Option(min=2, help="Number of patterns of the simulated ramp.")
+    ] = 60,
+    components: Annotated[
+        int | None, typer.Option(min=1, help="Number of components; 4 by default.")
+    ] = None,
+    window: Annotated[
+        bool, typer.Option(help="Show the figure live, where there is a display.")
+    ] = True,
+    exposure: Annotated[float, typer.Option(help="Seconds that one pattern takes.")] = 0.1,
+    figure: Annotated[Path, typer.Option(help="Where the figure is saved.")] = Path("demo.png"),
+    seed: Annotated[int, typer.Option(help="Seed of the counting noise and of the fit.")] = 0,
+    device: _Device = "auto",
+) -> None:
+    """Heat a simulated sample, or play real patterns, and decompose them live."""
+    from .demonstrating import Demo, run_demo
+
+    run_demo(
+        Demo(
+            catalog=catalog,
+            data=data,
+            variable=variable,
+            axis=axis,
+            patterns=patterns,
+            components=components,
+            window=window,
+            exposure=exposure,
+            figure=figure,
+            seed=seed,
+            device=device,
+        )
+    )
+
+
+@app.command()
+def replay(
+    catalog: _Catalog,
+    uid: Annotated[list[str], typer.Argument(help="The run; several may be given.")],
+    pattern: Annotated[
+        str, typer.Option(help="Data key of the pattern, or how the one key ends that is meant.")
+    ],
+    x: Annotated[
+        str | None, typer.Option(help="Data key of the patterns' axis; the index by default.")
+    ] = None,
+    components: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of components; one more than phases, if not given."),
+    ] = None,
+    phase: Annotated[
+        list[Path] | None,
+        typer.Option(help="Pattern file of a known phase, which is held; may be repeated."),
+    ] = None,
+    independent: Annotated[
+        list[str] | None,
+        typer.Option(help="Data key that weights are drawn against; the scan's own by default."),
+    ] = None,
+    stream: Annotated[str, typer.Option(help="Stream that holds the patterns.")] = "primary",
+    normalize: Annotated[
+        str | None, typer.Option(help="Divide each pattern by its max or area.")
+    ] = None,
+    roi: Annotated[
+        tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
+    ] = None,
+    session: Annotated[
+        bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
+    ] = False,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    figure: Annotated[
+        Path | None, typer.Option(help="Save the figure here (.png, .pdf, .svg).")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Store the analysis run in the same catalog.")
+    ] = False,
+    into: Annotated[
+        str | None, typer.Option(help="Store the analysis run in another catalog.")
+    ] = None,
+) -> None:
+    """Decompose stored runs as if they were being measured."""
+    from .replaying import Replay, run_replay
+
+    run_replay(
+        Replay(
+            catalog=catalog,
+            uids=tuple(uid),
+            pattern=pattern,
+            x=x,
+            components=components,
+            phases=tuple(phase or ()),
+            independent=tuple(independent or ()),
+            stream=stream,
+            normalize=normalize,
+            roi=roi,
+            session=session,
+            seed=seed,
+            device=device,
+            figure=figure,
+            into=catalog if save and into is None else into,
+        )
+    )

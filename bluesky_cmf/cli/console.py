@@ -1,0 +1,172 @@
+"""What the command line shows: progress, a summary of an analysis run, and no noise."""
+
+import logging
+import shlex
+import shutil
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..documents import AnalysisReader
+    from ..nmf.results import FitResult
+
+__all__ = ["ScanProgress", "command_line", "console", "set_up_logging", "show_facts", "summarize"]
+
+#: Written to the standard output of the moment.
+console = Console(highlight=False)
+
+_PROGRAM = "bluesky-cmf"
+
+
+def set_up_logging(*, verbose: bool) -> None:
+    """Show this package's log in full and the warnings of others, or its warnings alone."""
+    if verbose:
+        # No more of others: an HTTP client's log would show keys that stand in addresses.
+        handler: logging.Handler = RichHandler(console=Console(stderr=True))
+        logging.basicConfig(handlers=[handler], format="%(name)s: %(message)s")
+        logging.getLogger("bluesky_cmf").setLevel(logging.INFO)
+        return
+    # Servers and databases would bury what matters.
+    logging.getLogger().addHandler(_nobody)
+    logging.getLogger("bluesky_cmf").addHandler(_warnings)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+class _OneLine(logging.Handler):
+    """Shows a warning as one line. Errors are raised in the end, and need no second line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING:
+            message = " ".join(record.getMessage().split())
+            sys.stderr.write(f"{_PROGRAM}: warning: {message}\n")
+
+
+_nobody, _warnings = logging.NullHandler(), _OneLine()
+
+
+class ScanProgress:
+    """Counts the events of a scan: a bar on a terminal, else a line at each quarter.
+
+    Parameters
+    ----------
+    total : int
+        Number of events to come.
+    stream : str, default "primary"
+        The stream that they belong to.
+    """
+
+    def __init__(self, total: int, *, stream: str = "primary") -> None:
+        self._total, self._stream, self._count = total, stream, 0
+        self._descriptors: set[str] = set()
+        self._bar = Progress(
+            TextColumn("[bold]scan"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("scan", total=total)
+
+    def __enter__(self) -> "ScanProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document of the scan."""
+        if name == "descriptor" and doc["name"] == self._stream:
+            self._descriptors.add(doc["uid"])
+        elif name == "event" and doc["descriptor"] in self._descriptors:
+            self._advance()
+
+    def _advance(self) -> None:
+        self._count += 1
+        self._bar.advance(self._task)
+        quarter = self._count * 4 // self._total != (self._count - 1) * 4 // self._total
+        if not console.is_terminal and quarter:
+            console.print(f"scan: {self._count} of {self._total} patterns")
+
+
+def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
+    """Show what an analysis run came to.
+
+    Parameters
+    ----------
+    analysis : AnalysisReader
+        The run's documents.
+    result : FitResult
+        Its last fit, whose R-factors are those of all patterns.
+    """
+    r_factor = result.r_factor
+    state = "converged" if result.converged else "not converged"
+    facts = {
+        "patterns": f"{result.n_patterns}",
+        "objective": f"{result.objective:.6g} (half of |X - WH|², {state})",
+    }
+    if len(r_factor):
+        facts["R-factor"] = f"{r_factor.mean():.4f} on average, {r_factor.max():.4f} at most"
+    if analysis.rejected:
+        facts["rejected"] = _rejected(analysis.rejected)
+    show_facts(facts)
+    console.print(_weights_table(result))
+
+
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Show names and values, one a line; values are never broken, so that they can be copied."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        label = f"[bold]{name:<{width}}[/bold]  "
+        console.print(label, end="")
+        console.print(value, markup=False, soft_wrap=True)
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """Give the words that run this program with other arguments, as a shell takes them."""
+    return shlex.join([*_program(), *arguments])
+
+
+def _program() -> Sequence[str]:
+    started = Path(sys.argv[0])
+    if started.name != _PROGRAM:
+        return (sys.executable, "-m", "bluesky_cmf")
+    found = shutil.which(_PROGRAM)
+    if found is not None and started.exists() and Path(found).samefile(started):
+        return (_PROGRAM,)
+    return (str(started),)
+
+
+def _weights_table(result: "FitResult") -> Table:
+    table = Table("component", "", "weight from", "to", "at the end", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, fixed, weights in zip(result.names, result.fixed, result.weights.T, strict=True):
+        numbers = (weights.min(), weights.max(), weights[-1]) if len(weights) else ()
+        values = [f"{value:.4g}" for value in numbers] or ["-"] * 3
+        table.add_row(name, "held" if fixed else "free", *values)
+    return table
+
+
+def _rejected(rejected: Sequence[tuple[int, str]]) -> str:
+    reasons = Counter(reason for _seq_num, reason in rejected)
+    first = {reason: seq_num for seq_num, reason in reversed(rejected)}
+    told = (f"{n} x {reason} (first: event {first[reason]})" for reason, n in reasons.items())
+    return f"{len(rejected)}: " + "; ".join(told)

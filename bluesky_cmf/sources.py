@@ -1,0 +1,101 @@
+"""Where documents come from: a stored run."""
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from .catalogs import Catalog, open_catalog
+
+__all__ = ["replay"]
+
+
+def replay(catalog: Any, uid: str, callback: Callable[[str, dict[str, Any]], Any]) -> int:
+    """Feed the documents of a stored run to a callback, as if the scan ran again.
+
+    A run that ends before its stop document, because it was never finished, because reading it
+    fails, or because the user interrupts, is closed for the callback with a stop document whose
+    ``exit_status`` is ``"abort"`` and whose ``reason`` says why.
+
+    Parameters
+    ----------
+    catalog
+        Whatever `open_catalog` takes. What is opened here is closed here; a folder has to be a
+        catalog already.
+    uid
+        The run's uid, or its first characters, at least 5.
+    callback
+        Any Bluesky callback, called as ``callback(name, doc)`` in this thread.
+
+    Returns
+    -------
+    int
+        How many documents were given to the callback.
+
+    Raises
+    ------
+    CatalogError
+        If the catalog cannot be opened or read.
+    RunNotFoundError
+        If it holds no run, or more than one, with this uid.
+    Exception
+        What the callback raises, unchanged; it gets no more documents then.
+    """
+    opened = open_catalog(catalog, create=False)
+    try:
+        return _Player(callback).play(opened, uid)
+    finally:
+        if not isinstance(catalog, Catalog):
+            opened.close()
+
+
+class _Player:
+    """Counts what a callback got, and knows whether its run is open."""
+
+    def __init__(self, callback: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._callback = callback
+        self._count = 0
+        self._open_run: str | None = None
+        self._failed = False
+        self._n_events: dict[str, int] = {}
+        self._streams: dict[str, str] = {}
+
+    def play(self, catalog: Catalog, uid: str) -> int:
+        reason = "the stored run has no stop document"
+        try:
+            for name, doc in catalog.documents(uid):
+                self._give(name, doc)
+        except BaseException as error:
+            reason = f"the replay was interrupted: {error!r}"
+            raise
+        finally:
+            if self._open_run is not None and not self._failed:
+                self._give("stop", self._abort(self._open_run, reason))
+        return self._count
+
+    def _give(self, name: str, doc: dict[str, Any]) -> None:
+        if name == "start":
+            self._open_run = str(doc["uid"])
+        elif name == "descriptor":
+            self._streams[doc["uid"]] = doc["name"]
+            self._n_events.setdefault(doc["name"], 0)
+        elif name == "event":
+            self._n_events[self._streams[doc["descriptor"]]] += 1
+        elif name == "stop":
+            self._open_run = None
+        try:
+            self._callback(name, doc)
+        except Exception:
+            self._failed = True
+            raise
+        self._count += 1
+
+    def _abort(self, run: str, reason: str) -> dict[str, Any]:
+        return {
+            "uid": str(uuid.uuid4()),
+            "time": time.time(),
+            "run_start": run,
+            "exit_status": "abort",
+            "reason": reason,
+            "num_events": dict(self._n_events),
+        }
