@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ Pattern = Phase | npt.ArrayLike
 
 #: Seconds of idle time spent at once on a better fit: what a pattern may have to wait for.
 _IDLE_SECONDS = 0.05
+#: Seconds after which a thread that runs Python code has to let another one go on.
+_SWITCH_SECONDS = 0.0005
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class LiveNMF:
     device : str or torch.device, optional
         ``"auto"``: CUDA where there is one, else the CPU.
     background : bool, optional
-        False: fit and publish in the caller's thread, for replay and tests.
+        False: fit and publish in the caller's thread, for replay and tests. True also lowers the
+        interpreter's switch interval to 0.5 ms, so that the scan never waits long for its turn.
     seed : int, optional
         Seed of the draws among the starts of the last, converged refit.
     dtype : torch.dtype, optional
@@ -139,8 +143,8 @@ class LiveNMF:
         self._error: Exception | None = None
         self._closed = False
         self._exit_registered = False
-        # Now, and not at the first pattern: the scan would wait for the interpreter meanwhile.
-        warm_up()
+        if background:
+            _put_the_scan_first()
         self._emitter = Emitter(background=background)
         self._worker: Worker[_Item] | Inline[_Item] = (
             Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)
@@ -428,6 +432,16 @@ class LiveNMF:
         if repr(error) != repr(self._error):
             logger.error("%s: %s", what, error, exc_info=error)
         self._error = error
+
+
+def _put_the_scan_first() -> None:
+    """Do now what would hold the interpreter at the first pattern, and let it change hands fast.
+
+    By default a thread that wants the interpreter waits for 5 ms while another one runs Python
+    code; a step of a scan asks for it dozens of times.
+    """
+    warm_up()
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
 
 
 def _leave_a_core() -> None:

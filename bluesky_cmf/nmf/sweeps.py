@@ -136,7 +136,7 @@ class Extrapolation:
     def __init__(self, X: Blocks, W: torch.Tensor, H: torch.Tensor, free: Sequence[int]) -> None:
         self.X, self.free = X, list(free)
         # Rows of Wᵀ are worked on one after the other, as those of H.
-        self.Wt, self.H = W.T.contiguous(), H.clone()
+        self.Wt, self.H = W.T.clone(memory_format=torch.contiguous_format), H.clone()
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
         self._pace = list(_PACE)
         self._C = X.times(H)

@@ -41,7 +41,7 @@ def coordinate_descent(
     -------
     Tensor (K, M)
         Non-negative in its free rows, with an objective that is not higher. A row whose diagonal
-        element of G is zero takes part in nothing and is left as it is.
+        element of G is zero takes part in nothing and keeps its non-negative values.
 
     Notes
     -----
@@ -53,6 +53,8 @@ def coordinate_descent(
     # A diagonal that is tiny beside the largest one would turn rounding into infinite steps.
     floor = max(diagonal, default=0.0) * _RIDGE
     moving = [k for k in free if diagonal[k] > floor]
+    # What an extrapolation has made negative is mended also where nothing moves.
+    V[list(free)] = V[list(free)].clamp(min=0)
     for _ in range(passes):
         for k in moving:
             step = torch.addmv(C[k], V.T, G[k], alpha=-1.0)

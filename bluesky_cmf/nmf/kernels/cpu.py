@@ -114,6 +114,10 @@ def _descend_columns(V, G, C, free, passes):
     for first in range(0, M, _COLUMNS):
         last = min(M, first + _COLUMNS)
         n = last - first
+        for k in free:
+            v = V[k, first:last]
+            for j in range(n):
+                v[j] = max(0.0, v[j])
         for _ in range(passes):
             for k in free:
                 diagonal = G[k, k]
