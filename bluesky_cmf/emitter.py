@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,9 +14,18 @@ __all__ = ["Emitter"]
 logger = logging.getLogger(__name__)
 
 
+#: Callbacks of bluesky that take every event that has their keys, of whatever stream: revised
+#: weights, which have the keys of ``primary``, would be drawn again and again.
+_TAKE_ANY_STREAM = {
+    "bluesky.callbacks.mpl_plotting": ("LivePlot", "LiveScatter", "LiveGrid"),
+    "bluesky.callbacks.fitting": ("LiveFit",),
+}
+
+
 @dataclass
 class _Subscriber:
     callback: Emit
+    primary_only: bool
     failed: bool = False
 
 
@@ -32,6 +42,8 @@ class Emitter:
         self._tokens = itertools.count()
         self._subscribers: dict[int, _Subscriber] = {}
         self._open: dict[str, list[tuple[str, Document]]] = {}
+        # Descriptors of the open runs' other streams than primary.
+        self._beside: set[str] = set()
         self._worker: Worker[Callable[[], object]] | Inline[Callable[[], object]] = (
             Worker(_call_all, name="bluesky_cmf emit") if background else Inline(_call_all)
         )
@@ -59,23 +71,42 @@ class Emitter:
         return self._worker.close(timeout)
 
     def _welcome(self, token: int, callback: Emit) -> None:
-        subscriber = self._subscribers[token] = _Subscriber(callback)
+        subscriber = _Subscriber(callback, _takes_any_stream(callback))
+        self._subscribers[token] = subscriber
         for documents in self._open.values():
             for name, doc in documents:
-                _deliver(subscriber, name, doc)
+                self._deliver_to(subscriber, name, doc)
 
     def _deliver(self, name: str, doc: Document) -> None:
         if name == "start":
             self._open[doc["uid"]] = [(name, doc)]
         elif name == "descriptor":
             self._open[doc["run_start"]].append((name, doc))
+            if doc["name"] != "primary":
+                self._beside.add(doc["uid"])
         elif name == "stop":
-            del self._open[doc["run_start"]]
+            for _, known in self._open.pop(doc["run_start"]):
+                self._beside.discard(known["uid"])
         for subscriber in list(self._subscribers.values()):
-            _deliver(subscriber, name, doc)
+            self._deliver_to(subscriber, name, doc)
+
+    def _deliver_to(self, subscriber: _Subscriber, name: str, doc: Document) -> None:
+        descriptor = doc["uid"] if name == "descriptor" else doc.get("descriptor")
+        if not (subscriber.primary_only and descriptor in self._beside):
+            _call(subscriber, name, doc)
 
 
-def _deliver(subscriber: _Subscriber, name: str, doc: Document) -> None:
+def _takes_any_stream(callback: Emit) -> bool:
+    """Tell whether it is one of these; where their module is not loaded, it is not."""
+    return any(
+        isinstance(callback, getattr(sys.modules[module], name))
+        for module, names in _TAKE_ANY_STREAM.items()
+        if module in sys.modules
+        for name in names
+    )
+
+
+def _call(subscriber: _Subscriber, name: str, doc: Document) -> None:
     try:
         subscriber.callback(name, doc)
     except Exception:
