@@ -77,10 +77,10 @@ class Worker(Generic[T]):
         with self._changed:
             if self._closed:
                 return False
-            if self._thread is None:
-                self._start()
             self._items.append(item)
             self._put += 1
+            if self._thread is None:
+                self._start()
             self._changed.notify_all()
         return True
 

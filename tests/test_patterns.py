@@ -112,7 +112,8 @@ def test_a_bare_array_is_read_by_columns_and_by_rows(tmp_path: Path, shape: str)
 def test_an_archive_is_read_by_its_names_or_by_its_order(
     tmp_path: Path, names: tuple[str, str]
 ) -> None:
-    np.savez(tmp_path / "a.npz", **{names[0]: [1, 2], names[1]: [10, 20]})
+    arrays: dict[str, Any] = {names[0]: [1, 2], names[1]: [10, 20]}
+    np.savez(tmp_path / "a.npz", **arrays)
 
     x, y = read_pattern(tmp_path / "a.npz")
 

@@ -117,9 +117,11 @@ def _last_page(
     for stream, descriptor in newest.items():
         before = last.get(stream, {"time": -np.inf, "seq_num": 0})
         data = run[stream]["data"]
-        times = np.asarray(data["time"].read())
+        # Rows are asked for by number: the run may grow while it is read.
+        n_rows = data["time"].shape[0]
+        times = np.asarray(data["time"][:n_rows])
         first = int(np.searchsorted(times, before["time"], side="right"))
-        columns = {key: data[key].read()[first:] for key in data if key != "time"}
+        columns = {key: data[key][first:n_rows] for key in data if key != "time"}
         for row, time in enumerate(times[first:].tolist()):
             values = {key: _element(column[row]) for key, column in columns.items()}
             events.append(

@@ -5,7 +5,6 @@
 import concurrent.futures.thread  # noqa: F401
 import sqlite3
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,20 +13,10 @@ import duckdb
 from tiled.catalog.core import REQUIRED_REVISION
 
 from ..errors import CatalogError
+from ..worker import at_exit
 from .folder_server import CATALOG_FILE, TABLES_FILE, FolderServer
 
-__all__ = ["at_exit", "release", "serve"]
-
-
-def at_exit(action: Callable[[], None]) -> None:
-    """Call `action` when the interpreter exits, while threads can still do their work.
-
-    ``atexit`` would be too late: it comes after the wait for threads and after the executors
-    are closed. Later actions run first, so whoever takes the work of another must be there
-    before it.
-    """
-    register: Callable[[Callable[[], None]], None] = threading._register_atexit  # type: ignore[attr-defined]
-    register(action)
+__all__ = ["release", "serve"]
 
 
 @dataclass

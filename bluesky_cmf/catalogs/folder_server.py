@@ -8,6 +8,7 @@ keeps the process from exiting.
 import logging
 import threading
 import time
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tiled.server.settings import get_settings
 from tiled.server.simple import ThreadedServer
 from tiled.storage import get_storage
 from tiled.utils import ensure_uri
+from zarr.errors import UnstableSpecificationWarning
 
 __all__ = ["CATALOG_FILE", "TABLES_FILE", "FolderServer"]
 
@@ -35,6 +37,10 @@ _LOGGERS = (
     *("tiled.server", "tiled.server.app", "tiled.catalog", "tiled.adapters", "tiled.graph"),
     *("uvicorn.error", "uvicorn.access"),
 )
+
+# The server writes in threads of its own, where a narrower place for this does not exist: strings
+# in arrays work, but Zarr may store them otherwise one day.
+warnings.filterwarnings("ignore", category=UnstableSpecificationWarning)
 
 
 class FolderServer:

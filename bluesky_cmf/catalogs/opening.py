@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 from bluesky_tiled_plugins import CatalogOfBlueskyRuns
-from tiled.client import from_profile, from_uri
+from tiled.client import Context, from_context, from_profile, from_uri
 from tiled.client.container import Container
 from tiled.profiles import load_profiles
 
@@ -107,8 +107,13 @@ def _open_uri(uri: str) -> Catalog:
     shown = _without_key(uri)
     _probe(uri, shown)
     with _refusals(f"the Tiled server {shown}"):
-        client = from_uri(uri)
-    return _from_client(client, spec=shown, on_close=client.context.close)
+        context, path = Context.from_any_uri(uri)
+        try:
+            client = from_context(context, node_path_parts=path)
+        except BaseException:
+            context.close()
+            raise
+    return _from_client(client, spec=shown, on_close=context.close)
 
 
 def _open_profile(name: str) -> Catalog:
@@ -189,17 +194,12 @@ def _unknown_profile(name: str, known: dict[str, Any]) -> CatalogError:
 def _probe(uri: str, shown: str) -> None:
     """Ask for any answer at all: Tiled's client tries for most of a minute before it gives up."""
     try:
-        answer = httpx.get(uri, timeout=_FIRST_ANSWER, follow_redirects=True)
+        httpx.get(uri, timeout=_FIRST_ANSWER)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CatalogError(
             f"The server {shown} does not answer: {error or type(error).__name__}. Check the "
             "address and that the server runs."
         ) from error
-    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise CatalogError(
-            f"The server {shown} refuses the API key. Check the one in the address, or leave it "
-            "out and set TILED_API_KEY."
-        )
 
 
 @contextmanager

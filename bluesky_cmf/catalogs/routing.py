@@ -1,13 +1,20 @@
 """Documents of interleaved runs, each run kept apart: one that fails does not stop the others."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import event_model
 import numpy as np
 
-__all__ = ["Document", "RunRouter", "RunStore", "is_array", "truthful_descriptor"]
+__all__ = [
+    "Document",
+    "RunRouter",
+    "RunStore",
+    "is_array",
+    "truthful_descriptor",
+    "unpack_event_page",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -240,5 +247,8 @@ _DTYPES: dict[str, tuple[str, ...]] = {
     "S": ("string",),
 }
 
-#: Makes single events of a page.
-unpack_event_page: Callable[[Any], Iterable[Document]] = event_model.unpack_event_page
+
+def unpack_event_page(page: Document) -> Iterator[Document]:
+    """Make single events of a page, each with a dictionary of what is filled."""
+    for event in event_model.unpack_event_page(page):
+        yield event if event.get("filled") is not None else {**event, "filled": {}}

@@ -168,11 +168,12 @@ def _leave_out(descriptors: Iterable[dict[str, Any]], unreadable: set[str]) -> N
 def _read_table(node: Any) -> dict[str, list[Any]]:
     """Read a stream's table, or all parts of a very wide one, and what had to be outside it."""
     columns: dict[str, list[Any]] = {}
-    for key, part in node.items():
+    parts = dict(node.items())
+    for key, part in parts.items():
         if part.structure_family == "table" and key.startswith("internal"):
             frame = part.read()
             columns.update({name: frame[name].tolist() for name in frame.columns})
-    for key, part in node.items():
+    for key, part in parts.items():
         if part.structure_family == "array" and key.startswith("ts_") and len(part.shape) == 1:
             columns[key] = part.read().tolist()
     if not columns:

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: Names that the layout needs for itself.
 _RESERVED = frozenset({"time", "seq_num"})
-#: Characters that cut the address of a data key on the server.
-_UNNAMEABLE = re.compile(r"[/?#]")
+#: Characters that the server cannot have in the address of a data key.
+_UNNAMEABLE = re.compile(r"""[./?#'"\\]""")
 #: The most that one request carries.
 _REQUEST_BYTES = 8 * 2**20
 #: Seconds that the first rows of a stream are held back: Zarr's chunks are as long as the first
@@ -263,7 +263,10 @@ class _Stream:
                 # One key that the server refuses must not cost the run.
                 del self._arrays[name]
                 self._lost.append(error)
-                self._note(f"The data key {name!r} could not be stored further: {error}")
+                self.notes.append(
+                    f"Stream {self._name!r}: the data key {name!r} could not be stored further: "
+                    f"{error}"
+                )
         self._write_shapes()
         if not self._tables:
             self._create_tables()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .embedded import at_exit
+from ..worker import at_exit
 from .routing import Document, RunRouter, RunStore
 
 __all__ = ["CatalogWriter"]
