@@ -117,4 +117,7 @@ def _call(subscriber: _Subscriber, name: str, doc: Document) -> None:
 
 def _call_all(actions: list[Callable[[], object]]) -> None:
     for action in actions:
-        action()
+        try:
+            action()
+        except Exception:
+            logger.exception("a document could not be handed on")

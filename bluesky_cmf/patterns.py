@@ -1,7 +1,7 @@
 """Read and write pattern files."""
 
-import csv
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ Array = npt.NDArray[np.float64]
 _TEXT = (".xy", ".xye", ".dat", ".chi", ".csv", ".txt")
 _BINARY = (".npy", ".npz")
 _SUFFIXES = (*_TEXT, *_BINARY)
+_COMMENTS = "#;!%'\"/*"
+_DECIMAL_COMMA = r"[+-]?\d+,\d+([eE][+-]?\d+)?|[+-]?\d+"
 
 
 def read_pattern(path: str | Path) -> tuple[Array, Array]:
@@ -27,8 +29,9 @@ def read_pattern(path: str | Path) -> tuple[Array, Array]:
     ----------
     path : str or Path
         ``.xy``, ``.xye``, ``.dat``, ``.chi``, ``.csv`` or ``.txt``: columns of text, axis first
-        and intensity second, parted by blanks, commas, semicolons or tabs; lines that do not
-        begin with two numbers are headers or comments. ``.npy``: an array (F, 2) or (2, F).
+        and intensity second, parted by blanks, commas, semicolons or tabs (beside which a comma
+        may be a decimal one); what comes before the first two numbers is a header, and comments
+        may stand anywhere. ``.npy``: an array (F, 2) or (2, F).
         ``.npz``: arrays ``x`` and ``y``, or exactly two arrays (F,), axis first.
 
     Returns
@@ -49,7 +52,9 @@ def read_pattern(path: str | Path) -> tuple[Array, Array]:
         x, y = _read_text(path) if suffix in _TEXT else _read_binary(path)
     except FileNotFoundError as error:
         raise PatternFileError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, PatternFileError):
+            raise
         raise PatternFileError(f"{path}: cannot be read ({error})") from error
     return _checked(path, x, y)
 
@@ -67,23 +72,34 @@ def write_pattern(path: str | Path, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
     Raises
     ------
     PatternFileError
-        Where the suffix is another one, or the values cannot be a pattern.
+        Where the suffix is another one, the values cannot be a pattern, or the file cannot be
+        written.
     """
     path = Path(path)
     x, y = _checked(path, np.asarray(x, dtype=float), np.asarray(y, dtype=float))
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        np.savez(path, x=x, y=y)
-    elif suffix in _TEXT and suffix != ".xye":
-        # 17 digits bring every float64 back.
-        delimiter = "," if suffix == ".csv" else " "
-        np.savetxt(path, np.column_stack([x, y]), fmt="%.17g", delimiter=delimiter)
-    else:
+    if suffix not in (*_TEXT, ".npz") or suffix == ".xye":
         raise PatternFileError(f"{path}: cannot write {suffix!r}; use .xy, .csv or .npz")
+    try:
+        with path.open("wb") as file:
+            if suffix == ".npz":
+                np.savez(file, x=x, y=y)
+            else:
+                # 17 digits bring every float64 back.
+                delimiter = "," if suffix == ".csv" else " "
+                np.savetxt(file, np.column_stack([x, y]), fmt="%.17g", delimiter=delimiter)
+    except OSError as error:
+        raise PatternFileError(f"{path}: cannot be written ({error})") from error
 
 
 def _read_text(path: Path) -> tuple[Array, Array]:
-    rows = list(_rows(path.read_text(encoding="utf-8-sig", errors="strict")))
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Older programs write the degree sign of a header in Latin-1; numbers read the same.
+        text = raw.decode("latin-1")
+    rows = list(_rows(path, text))
     if not rows:
         raise PatternFileError(
             f"{path}: expected lines of at least two numbers (axis, intensity), found none"
@@ -92,20 +108,34 @@ def _read_text(path: Path) -> tuple[Array, Array]:
     return columns[:, 0], columns[:, 1]
 
 
-def _rows(text: str) -> Iterator[tuple[float, float]]:
-    for line in csv.reader(re.sub(r"[;\t ]+", ",", line.strip()) for line in text.splitlines()):
-        fields = [field for field in line if field]
+def _rows(path: Path, text: str) -> Iterator[tuple[float, float]]:
+    """Yield the first two numbers of each line; what comes before the first ones is a header."""
+    began = False
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = _fields(line)
         try:
-            yield float(fields[0]), float(fields[1])
+            row = float(fields[0]), float(fields[1])
         except (ValueError, IndexError):
+            if began and line.strip() and line.lstrip()[0] not in _COMMENTS:
+                raise PatternFileError(
+                    f"{path}: line {number}: expected two numbers or a comment, got {line[:40]!r}"
+                ) from None
             continue
+        began = True
+        yield row
+
+
+def _fields(line: str) -> list[str]:
+    """Split a line at blanks, commas or semicolons; beside these, a comma may be a decimal one."""
+    line = line.replace('"', " ").strip()
+    parts = line.split(";") if ";" in line else line.split()
+    if len(parts) > 1 and all(re.fullmatch(_DECIMAL_COMMA, part.strip()) for part in parts[:2]):
+        return [part.strip().replace(",", ".") for part in parts]
+    return [field for field in re.split(r"[;,\s]+", line) if field]
 
 
 def _read_binary(path: Path) -> tuple[Array, Array]:
-    try:
-        loaded: Any = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise PatternFileError(f"{path}: not an array file without pickles ({error})") from error
+    loaded: Any = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return _two_columns(path, loaded)
     with loaded:

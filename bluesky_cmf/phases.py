@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from event_model import unpack_event_page
 
 from .errors import AxisError, DataKeyError, InputError, RunNotFoundError
 from .patterns import read_pattern
@@ -15,7 +16,7 @@ __all__ = ["Phase", "resample"]
 
 Array = npt.NDArray[Any]
 
-#: How far, in steps of the data's axis, the data may reach beyond a phase: rounding, no more.
+#: How far, in steps of the finer axis, the data may reach beyond a phase: rounding, no more.
 _REACH = 0.5
 
 
@@ -129,13 +130,22 @@ class Phase:
         DataKeyError
             Where a data key is not there.
         """
-        patterns, axis = _read_run(catalog.documents(uid), pattern, x, stream, seq_num)
+        documents = catalog.documents(uid)
+        patterns, axis = _read_run(documents, pattern, x, stream, seq_num)
         if not patterns:
             wanted = "no event" if seq_num is None else f"no event with seq_num {seq_num}"
             raise RunNotFoundError(f"uid: run {uid!r} has {wanted} in stream {stream!r}")
         if axis is None:
             raise DataKeyError(f"x: no data key {x!r} in stream {stream!r} of run {uid!r}")
-        return cls(name or f"run {uid[:8]}", axis, np.mean(patterns, axis=0), f"run {uid}")
+        if len({values.shape for values in (*patterns, axis)}) > 1:
+            raise InputError(
+                f"pattern: the events of run {uid!r} differ in length, or from the axis; "
+                "choose one with seq_num"
+            )
+        mean = np.mean(patterns, axis=0)
+        if len(axis) > 1 and axis[0] > axis[-1]:
+            axis, mean = axis[::-1], mean[::-1]
+        return cls(name or f"run {uid[:8]}", axis, mean, f"run {uid}")
 
     def on(self, x: npt.ArrayLike) -> Array:
         """Give the pattern on another axis.
@@ -196,8 +206,19 @@ def resample(x: Array, y: Array, onto: Array, *, what: str) -> Array:
     """
     if x.shape == onto.shape and np.array_equal(x, onto):
         return y.copy()
-    reach = _REACH * float(np.diff(onto).min()) if len(onto) > 1 else 0.0
-    if not len(onto) or onto[0] < x[0] - reach or onto[-1] > x[-1] + reach:
+    if onto.ndim != 1 or onto.dtype.kind not in "fiu" or not (onto[1:] > onto[:-1]).all():
+        raise AxisError(
+            f"{what}: expected an axis (F,) of numbers that increase throughout, "
+            f"got {onto.dtype} of shape {onto.shape}"
+        )
+    steps = [float((axis[1:] - axis[:-1]).min()) for axis in (x, onto) if len(axis) > 1]
+    reach = _REACH * min(steps) if len(onto) > 1 else 0.0
+    if (
+        not len(onto)
+        or not np.isfinite(onto[[0, -1]]).all()
+        or onto[0] < x[0] - reach
+        or onto[-1] > x[-1] + reach
+    ):
         covered = f"{x[0]:.6g} to {x[-1]:.6g}"
         needed = f"{onto[0]:.6g} to {onto[-1]:.6g}" if len(onto) else "no point at all"
         raise AxisError(
@@ -239,9 +260,17 @@ def _read_run(
                 )
             for device in (doc.get("configuration") or {}).values():
                 axis = np.asarray(device["data"][x]) if x in device["data"] else axis
-        elif kind != "event" or doc["descriptor"] not in descriptors:
-            continue
-        elif seq_num in (None, doc["seq_num"]):
-            axis = np.asarray(doc["data"][x]) if x in doc["data"] else axis
-            patterns.append(np.asarray(doc["data"][pattern], dtype=float))
+        for event in _events(kind, doc, descriptors):
+            if seq_num in (None, event["seq_num"]):
+                axis = np.asarray(event["data"][x]) if x in event["data"] else axis
+                patterns.append(np.asarray(event["data"][pattern], dtype=float))
     return patterns, axis
+
+
+def _events(
+    kind: str, doc: Mapping[str, Any], descriptors: set[str]
+) -> Iterable[Mapping[str, Any]]:
+    if kind not in ("event", "event_page") or doc["descriptor"] not in descriptors:
+        return ()
+    events: Iterable[Mapping[str, Any]] = (doc,) if kind == "event" else unpack_event_page(doc)
+    return events

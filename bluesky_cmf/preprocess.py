@@ -39,9 +39,15 @@ class Preprocess:
             raise InputError(f"normalize: expected 'max', 'area' or None, got {self.normalize!r}")
         if self.roi is None:
             return
-        if len(self.roi) != 2 or not self.roi[0] < self.roi[1]:
-            raise InputError(f"roi: expected (first, last) with first < last, got {self.roi!r}")
-        object.__setattr__(self, "roi", (float(self.roi[0]), float(self.roi[1])))
+        try:
+            first, last = map(float, self.roi)
+            if not first < last:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise InputError(
+                f"roi: expected numbers (first, last) with first < last, got {self.roi!r}"
+            ) from None
+        object.__setattr__(self, "roi", (first, last))
 
     def axis(self, x: Array) -> Array:
         """Give the axis that is left, (G,).

@@ -42,7 +42,8 @@ class Worker(Generic[T]):
 
     Notes
     -----
-    The thread starts with the first item, as a daemon, and is drained at interpreter exit.
+    The thread starts with the first item, as a daemon: `close` it at interpreter exit
+    (`at_exit`), or what waits then is lost.
     """
 
     def __init__(
@@ -118,8 +119,11 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def _run(self) -> None:
-        if self._prepare is not None:
-            self._prepare()
+        try:
+            if self._prepare is not None:
+                self._prepare()
+        except Exception:
+            logger.exception("%s: could not be prepared; it goes on as it is", self._name)
         while batch := self._next():
             try:
                 self._handle(batch)

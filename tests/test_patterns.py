@@ -136,7 +136,7 @@ def test_x_and_y_are_found_among_other_arrays(tmp_path: Path) -> None:
         ("1 10\ninf 20\n", "NaN or infinity among the values"),
         ("1 10\n3 20\n2 30\n", "expected an axis that increases or decreases throughout"),
         ("1 10\n1 20\n", "expected an axis that increases or decreases throughout"),
-        (b"\xff\xfe1\x002\x00", "cannot be read"),
+        (b"\xff\xfe1\x002\x00", "found none"),
     ],
 )
 def test_text_that_is_no_pattern_is_refused_with_the_path_and_the_reason(
@@ -158,7 +158,7 @@ def test_text_that_is_no_pattern_is_refused_with_the_path_and_the_reason(
         (np.ones((0, 2)), "expected axis and intensity of one length"),
         (np.array([["1", "2"]]), "expected numbers, got <U1"),
         (np.array([[1, 3, 2, 4], [1, 1, 1, 1]], dtype=np.uint8), "increases or decreases"),
-        (np.array([[1, None]], dtype=object), "not an array file without pickles"),
+        (np.array([[1, None]], dtype=object), "cannot be read"),
     ],
 )
 def test_an_array_that_is_no_pattern_is_refused(
@@ -186,7 +186,7 @@ def spring() -> None:
 def test_a_pickle_is_never_unpacked(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[Trap(), Trap()]]), allow_pickle=True)
 
-    with pytest.raises(PatternFileError, match="without pickles"):
+    with pytest.raises(PatternFileError, match="allow_pickle=False"):
         read_pattern(tmp_path / "a.npy")
 
     assert not Trap.sprung
@@ -243,3 +243,18 @@ def test_values_that_are_no_pattern_are_not_written(tmp_path: Path, x: Any, y: A
         write_pattern(tmp_path / "a.xy", x, y)
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["1,5;2,5\n2,5;3,5", "1,5 2,5\n2,5\t3,5"])
+def test_a_comma_may_be_a_decimal_one(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "german.xy"
+    path.write_text(f"Winkel;Intensität\n{line}\n", encoding="latin-1")
+    x, y = read_pattern(path)
+    assert x.tolist() == [1.5, 2.5] and y.tolist() == [2.5, 3.5]
+
+
+def test_a_garbled_line_among_the_numbers_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "cut.xy"
+    path.write_text("# header\n1 2\n2 3\n# a comment\n3 x4\n4 5\n")
+    with pytest.raises(PatternFileError, match=r"cut\.xy: line 5: expected two numbers"):
+        read_pattern(path)

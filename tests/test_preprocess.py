@@ -84,7 +84,7 @@ def test_a_region_outside_the_axis_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"roi": (3, 1)}, r"roi: expected \(first, last\) with first < last, got \(3, 1\)"),
+        ({"roi": (3, 1)}, r"roi: expected numbers \(first, last\) with first < last, got \(3, 1\)"),
         ({"roi": (1, 1)}, "roi: expected"),
         ({"roi": (1, 2, 3)}, "roi: expected"),
         ({"roi": (float("nan"), 1)}, "roi: expected"),

@@ -347,9 +347,15 @@ def test_improve_leaves_a_bad_start_says_so_and_keeps_the_order() -> None:
     assert model.result is better
 
 
-def test_improve_has_nothing_to_do_before_a_refit_and_where_everything_is_held() -> None:
+def test_improve_fits_first_what_has_not_been_fitted() -> None:
     fresh = StreamingNMF(F, 2)
     fresh.append(ramp(5))
+    fresh.improve(0.0)
+    assert result_of(fresh).n_patterns == 5
+
+
+def test_improve_has_nothing_to_do_without_patterns_and_where_everything_is_held() -> None:
+    fresh = StreamingNMF(F, 2)
     held = fitted(ramp(5), 1, components=[PHASES[0]], fixed=[True])
 
     assert fresh.improve(math.inf) is False

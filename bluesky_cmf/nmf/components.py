@@ -41,10 +41,10 @@ def as_patterns(
     InputError
         Where the shape is another one, or a value is negative or not finite.
     """
-    if not isinstance(values, torch.Tensor):
-        # torch takes no reversed, read-only or big-endian array.
-        values = np.array(values, dtype=float, order="C")
-    source = torch.as_tensor(values)
+    if isinstance(values, torch.Tensor):
+        source = values
+    else:
+        source = torch.as_tensor(_numbers(values, argument))
     rows = source.detach().to(device=device, dtype=dtype, copy=True)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != n_features:
@@ -61,6 +61,17 @@ def as_patterns(
             "subtract less background, or clip or offset the pattern first"
         )
     return rows
+
+
+def _numbers(values: Array, argument: str) -> npt.NDArray[np.float64]:
+    """Copy numbers in the layout that torch takes."""
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{array.dtype} of shape {array.shape}")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{argument}: expected an array of real numbers, got {error}") from error
+    return np.array(array, dtype=float, order="C")
 
 
 @dataclass

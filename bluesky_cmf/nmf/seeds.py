@@ -58,14 +58,14 @@ def data_seeds(
     """Yield starts (W, H) that depend on the data, the held components and ``seed`` alone.
 
     The worst-explained patterns one after the other, what the others leave of them, patterns at
-    even distances, and two draws of patterns.
+    even distances, and four draws of patterns.
     """
     yield seed_worst(X, H, free, residual=False)
     yield seed_worst(X, H, free, residual=True)
     N = len(X)
     generator = torch.Generator().manual_seed(seed)
     even = [(2 * j + 1) * N // (2 * len(free)) for j in range(len(free))]
-    draws = [torch.randperm(N, generator=generator).tolist() for _ in range(2)]
+    draws = [torch.randperm(N, generator=generator).tolist() for _ in range(4)]
     for rows in (even, *draws):
         start = H.clone()
         start[list(free)] = 0

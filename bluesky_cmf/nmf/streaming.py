@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 #: Sweeps and relative decrease of a refit between events.
 _EVENT_SWEEPS, _EVENT_TOL = 20, 1e-4
 #: Sweeps by which the starts of a converged refit are told apart, and how many go on.
-_TRIAL_SWEEPS, _FINALISTS = 30, 2
+_TRIAL_SWEEPS, _FINALISTS = 30, 3
 #: Most sweeps of a converged refit, and the relative decrease over 20 sweeps that ends it.
 _MAX_SWEEPS, _TOL = 2000, 1e-5
 #: What a start that depends on the history must win by: within this the data's own start is
@@ -113,6 +113,7 @@ class StreamingNMF:
         self._X = Blocks(n_features, dtype=dtype, device=self.device)
         self._W = torch.zeros(0, n_components, dtype=torch.float64, device=self.device)
         self._result: FitResult | None = None
+        self._changed = False
 
     @property
     def n_features(self) -> int:
@@ -154,6 +155,7 @@ class StreamingNMF:
             appended then.
         """
         self._X.append(self._patterns(patterns, "patterns"))
+        self._changed = True
 
     def refit(self, converge: bool = False) -> FitResult:
         """Refit all patterns, from where the last refit stood.
@@ -185,7 +187,7 @@ class StreamingNMF:
         Parameters
         ----------
         budget : float
-            Seconds; at most one sweep more is spent.
+            Seconds; at most one sweep, or the seeding of one start, more is spent.
 
         Returns
         -------
@@ -194,9 +196,11 @@ class StreamingNMF:
             names by overlap.
         """
         started = time.perf_counter()
-        if self._result is None or not self._components.free:
+        if not len(self._X) or not self._components.free:
             return False
         deadline = started + budget
+        # What is to be improved on is the fit of what is there now.
+        result = self.refit() if self._result is None or self._changed else self._result
         best: Descent | None = None
         for W, H in self._starts():
             found = self._descend(W, H, max_sweeps=_MAX_SWEEPS, tol=_EVENT_TOL, deadline=deadline)
@@ -205,15 +209,15 @@ class StreamingNMF:
             if time.perf_counter() >= deadline:
                 break
         # Less than this is no reason to redraw everything.
-        if best is None or best.objective >= (1 - _MARGIN) * self._result.objective:
+        if best is None or best.objective >= (1 - _MARGIN) * result.objective:
             return False
         self._adopt(self._matched(best), started)
         return True
 
     def rows(self, start: int = 0, stop: int | None = None) -> RowFit:
         """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit."""
+        start, stop, _ = slice(start, stop).indices(len(self._W))
         H, W = self._components.H, self._W[start:stop]
-        stop = start + len(W)
         squared, norms = residuals(self._X, W, H, start, stop)
         # With one point for each weight nothing is left to take the noise from.
         spare = (self.n_features - (W > 0).sum(1)).to(W.dtype)
@@ -230,6 +234,7 @@ class StreamingNMF:
 
     def patterns(self, start: int = 0, stop: int | None = None) -> Array:
         """Patterns as they were appended, (M, F)."""
+        start, stop, _ = slice(start, stop).indices(len(self._X))
         empty = torch.empty(0, self.n_features, dtype=torch.float64, device=self.device)
         chunks = [empty, *(rows for _, rows in self._X.chunks(start, stop))]
         return np.array(torch.cat(chunks).to(self.dtype).cpu().numpy())
@@ -246,10 +251,12 @@ class StreamingNMF:
         """
         k = self._components.index(name)
         self._components.pin(k, None if pattern is None else self._pattern(pattern))
+        self._changed = True
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held."""
         self._components.fixed[self._components.index(name)] = False
+        self._changed = True
 
     def add_component(
         self,
@@ -272,6 +279,7 @@ class StreamingNMF:
         values = None if pattern is None else self._pattern(pattern)
         self._components.add(name, values, fixed=fixed)
         self._W = torch.cat([self._W, self._W.new_zeros(len(self._W), 1)], 1)
+        self._changed = True
         return name
 
     def remove_component(self, name: str) -> None:
@@ -289,6 +297,7 @@ class StreamingNMF:
             raise InputError(f"name: {name!r} is the only component; add another one first")
         self._components.remove(k)
         self._W = torch.cat([self._W[:, :k], self._W[:, k + 1 :]], 1)
+        self._changed = True
 
     def state(self) -> dict[str, Array]:
         """Everything needed to go on later, as plain arrays: `numpy.savez` takes it as it is."""
@@ -324,10 +333,12 @@ class StreamingNMF:
             or patterns.shape[1:] != components.shape[1:]
             or weights.shape[1:] != components.shape[:1]
             or len(weights) > len(patterns)
+            or not len(components) == len(arrays["names"]) == len(arrays["fixed"])
         ):
             raise InputError(
-                "state: expected patterns (N, F), weights (at most N, K) and components (K, F), "
-                f"got {patterns.shape}, {weights.shape} and {components.shape}"
+                "state: expected patterns (N, F), weights (at most N, K), components (K, F), "
+                f"names (K,) and fixed (K,), got {patterns.shape}, {weights.shape}, "
+                f"{components.shape}, {arrays['names'].shape} and {arrays['fixed'].shape}"
             )
         model = cls(
             components.shape[1],
@@ -404,6 +415,7 @@ class StreamingNMF:
         scale = torch.where(scale > 0, scale, 1.0)
         self._components.H = torch.where(scale[:, None] == 1, found.H, found.H / scale[:, None])
         self._W = found.W * scale
+        self._changed = False
         squared, norms = residuals(self._X, self._W, self._components.H)
         self._result = FitResult(
             names=self.names,

@@ -98,7 +98,7 @@ def descend(
     Returns
     -------
     Descent
-        Never above the objective of (W, H).
+        Not above the objective of (W, H), but for rounding.
     """
     state = Extrapolation(X, W, H, free)
     lost = _LOST * X.half_norm
@@ -196,7 +196,8 @@ class Extrapolation:
         if objective <= self.curve[-1]:
             # Extrapolated components may be negative here and there: the next step mends that,
             # and XHᵀ of an extrapolation is the extrapolation of XHᵀ.
-            self._ahead_Wt, self._ahead_H = ahead_Wt, H + step * (H - self.H)
+            self._ahead_Wt, self._ahead_H = ahead_Wt, H.clone()
+            self._ahead_H[self.free] += step * (H - self.H)[self.free]
             self._ahead_C = C + step * (C - self._C)
             self.Wt, self.H, self._C = Wt, H, C
             self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
