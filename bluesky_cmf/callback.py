@@ -414,7 +414,7 @@ class LiveNMF:
             # Not before the first document: whoever was set up until then (a catalog, a server)
             # is closed after this one.
             self._exit_registered = True
-            at_exit(self.close)
+            at_exit(self.close, stage="fits")
         if not self._worker.put(item) and not self._closed:
             logger.warning("LiveNMF is closed: %s is passed over", type(item).__name__)
 

@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from importlib import import_module
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Inline", "Worker", "at_exit", "remaining"]
 
@@ -14,13 +16,45 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def at_exit(function: Callable[[], object]) -> None:
+#: What is closed at interpreter exit, in this order, whenever it was opened: fits still publish
+#: to writers, and these still write to servers.
+_STAGES = ("fits", "writers", "servers")
+_at_exit: dict[str, list[Callable[[], Any]]] = {}
+_registering = threading.Lock()
+
+
+def at_exit(function: Callable[[], object], *, stage: str) -> None:
     """Call a function at interpreter exit, while threads can still do their work.
 
     Functions registered with `atexit` run too late: thread pools, which an embedded server needs,
-    refuse work by then. The last one registered is called first.
+    refuse work by then.
+
+    Parameters
+    ----------
+    function : callable
+        Called without arguments; a bound method is held weakly, so that it keeps nothing alive.
+    stage : {"fits", "writers", "servers"}
+        The order; within a stage the last one registered is called first.
     """
-    threading._register_atexit(function)  # type: ignore[attr-defined]
+    call = weakref.WeakMethod(function) if hasattr(function, "__self__") else lambda: function
+    with _registering:
+        if not _at_exit:
+            # Registered after the pools' own hook, this one is called before it.
+            import_module("concurrent.futures.thread")
+            threading._register_atexit(_leave)  # type: ignore[attr-defined]
+            _at_exit.update({name: [] for name in _STAGES})
+        _at_exit[stage].append(call)
+
+
+def _leave() -> None:
+    for stage in _STAGES:
+        for reference in reversed(_at_exit[stage]):
+            function = reference()
+            try:
+                if function is not None:
+                    function()
+            except Exception:
+                logger.exception("%s could not be closed at exit", stage)
 
 
 class Worker(Generic[T]):
@@ -35,7 +69,7 @@ class Worker(Generic[T]):
     max_batch : int, optional
         Most items at once.
     idle : callable, optional
-        Called without arguments while no item waits, until it returns False. An item that comes
+        Called without arguments each time that no item waits any more. An item that comes
         meanwhile waits for it to return.
     prepare : callable, optional
         Called once, first thing in the thread.
@@ -52,7 +86,7 @@ class Worker(Generic[T]):
         *,
         name: str,
         max_batch: int = 256,
-        idle: Callable[[], bool] | None = None,
+        idle: Callable[[], object] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self._handle, self._idle, self._prepare = handle, idle, prepare
@@ -91,10 +125,13 @@ class Worker(Generic[T]):
         Returns
         -------
         bool
-            False where ``timeout`` seconds were not enough.
+            False where ``timeout`` seconds were not enough, or at once where the worker's own
+            thread asks and would wait for itself.
         """
         with self._changed:
             target = self._put
+            if self._thread is threading.current_thread():
+                return self._done >= target
             return self._changed.wait_for(lambda: self._done >= target, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
@@ -119,16 +156,10 @@ class Worker(Generic[T]):
         self._thread.start()
 
     def _run(self) -> None:
-        try:
-            if self._prepare is not None:
-                self._prepare()
-        except Exception:
-            logger.exception("%s: could not be prepared; it goes on as it is", self._name)
+        if self._prepare is not None:
+            self._guard(self._prepare)
         while batch := self._next():
-            try:
-                self._handle(batch)
-            except Exception:
-                logger.exception("%s: %d items could not be handled", self._name, len(batch))
+            self._guard(self._handle, batch)
             with self._changed:
                 self._done += len(batch)
                 self._changed.notify_all()
@@ -137,48 +168,80 @@ class Worker(Generic[T]):
 
     def _next(self) -> list[T]:
         """Wait for items; an empty list says that the worker is closed and drained."""
-        while self._idle is not None and not self._items and not self._closed:
-            if not self._idle_once(self._idle):
-                break
+        if self._idle is not None and self._done and not self._items and not self._closed:
+            self._guard(self._idle)
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
             count = min(self._max_batch, len(self._items))
             return [self._items.popleft() for _ in range(count)]
 
-    def _idle_once(self, idle: Callable[[], bool]) -> bool:
+    def _guard(self, function: Callable[..., object], *arguments: object) -> None:
         try:
-            return idle()
-        except Exception:
-            logger.exception("%s: work between items failed", self._name)
-            return False
+            function(*arguments)
+        except BaseException:
+            # SystemExit as well: without this thread nothing would ever be handled again.
+            logger.exception("%s: something could not be done; it goes on", self._name)
 
 
 class Inline(Generic[T]):
-    """Handle items in the caller's thread: what `Worker` does, without the thread."""
+    """Handle items in the caller's thread: what `Worker` does, without the thread.
+
+    Items that are put while one is handled, by another thread or by what the handling calls,
+    wait for it and are then handled by whoever handles now; no lock is held meanwhile.
+    """
 
     def __init__(self, handle: Callable[[list[T]], None]) -> None:
         self._handle = handle
-        self._lock = threading.RLock()
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._owner: int | None = None
         self._closed = False
 
     def __len__(self) -> int:
-        return 0
+        """Items that wait."""
+        return len(self._items)
 
     def put(self, item: T) -> bool:
-        """Handle an item."""
-        with self._lock:
+        """Handle an item, or leave it to the thread that handles one now."""
+        with self._changed:
             if self._closed:
                 return False
-            self._handle([item])
+            self._items.append(item)
+            if self._owner is not None:
+                return True
+            self._owner = threading.get_ident()
+        while self._next_handled():
+            pass
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Return True: nothing ever waits."""
-        return True
+        """Wait until nothing is handled; False at the timeout, or where it waits for itself."""
+        with self._changed:
+            if self._owner == threading.get_ident():
+                return False
+            return self._changed.wait_for(lambda: self._owner is None, timeout)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Take nothing more."""
-        self._closed = True
+        """Take nothing more, and wait for what is handled now."""
+        with self._changed:
+            self._closed = True
+            inside = self._owner == threading.get_ident()
+        return inside or self.wait(timeout)
+
+    def _next_handled(self) -> bool:
+        with self._changed:
+            if not self._items:
+                self._owner = None
+                self._changed.notify_all()
+                return False
+            item = self._items.popleft()
+        try:
+            self._handle([item])
+        except BaseException:
+            with self._changed:
+                self._owner = None
+                self._changed.notify_all()
+            raise
         return True
 
 

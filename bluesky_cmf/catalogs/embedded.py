@@ -65,7 +65,7 @@ def serve(folder: Path, *, create: bool = True) -> str:
             except Exception as error:
                 raise _refusal(folder, error) from error
             if not _shelf.closes_at_exit:
-                at_exit(_close_all)
+                at_exit(_close_all, stage="servers")
                 _shelf.closes_at_exit = True
         _shelf.served[folder].users += 1
         return _shelf.served[folder].server.uri

@@ -67,7 +67,7 @@ class CatalogWriter:
         self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
         self._thread.start()
         reference = weakref.ref(self)
-        at_exit(lambda: _drain(reference))
+        at_exit(lambda: _drain(reference), stage="writers")
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take one document; nothing is raised and nothing is waited for.
