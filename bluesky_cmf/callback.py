@@ -5,8 +5,10 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,10 +18,11 @@ import torch
 from .dataset import Change, Component, Dataset, Recipe
 from .documents import Emit
 from .emitter import Emitter
-from .errors import InputError
+from .errors import DataKeyError, InputError
 from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
 from .nmf.kernels import warm_up
 from .nmf.results import FitResult
+from .nmf.streaming import check_numerics
 from .phases import Phase
 from .preprocess import Preprocess
 from .worker import Inline, Worker, at_exit, remaining
@@ -34,6 +37,8 @@ Pattern = Phase | npt.ArrayLike
 _IDLE_SECONDS = 0.05
 #: Seconds after which a thread that runs Python code has to let another one go on.
 _SWITCH_SECONDS = 0.0005
+#: Most components: beyond it a number is a slip of the finger.
+_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,11 @@ class LiveNMF:
     ) -> None:
         if scope not in ("run", "session"):
             raise InputError(f"scope: expected 'run' or 'session', got {scope!r}")
-        self._intake = Intake(as_source(pattern, x=x, independent=independent, stream=stream))
-        self._scope, self._device = scope, device
+        if not isinstance(preprocess, Preprocess | None):
+            raise InputError(f"preprocess: expected a Preprocess, got {preprocess!r}")
+        source = as_source(pattern, x=x, independent=independent, stream=stream)
+        self._intake = Intake(source, remember=scope == "session")
+        self._scope = scope
         self._components = _components(phases, n_components)
         metadata = {
             "pattern": pattern,
@@ -133,6 +141,7 @@ class LiveNMF:
             "stream": stream,
             "scope": scope,
         }
+        check_numerics(device=device, dtype=dtype, seed=seed)
         self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, metadata)
         # What the user sees of the latest dataset's components; changes are checked against it.
         self._current = self._components
@@ -140,8 +149,11 @@ class LiveNMF:
         self._datasets: dict[str, Dataset] = {}
         self._starts: dict[str, Mapping[str, Any]] = {}
         self._latest: Dataset | None = None
+        self._result: FitResult | None = None
+        self._arrived: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
         self._error: Exception | None = None
-        self._closed = False
+        self._closed = self._refusing = False
         self._exit_registered = False
         if background:
             _put_the_scan_first()
@@ -158,6 +170,8 @@ class LiveNMF:
         """Take a document; never raises."""
         try:
             for item in self._intake(name, doc):
+                if isinstance(item, Arrival):
+                    self._arrived[self._scope_key(item.run)] += 1
                 self._put(item)
         except Exception as error:
             self._fault(error, f"a {name!r} document could not be read")
@@ -179,6 +193,8 @@ class LiveNMF:
         int
             A token for `unsubscribe`.
         """
+        if not callable(callback):
+            raise InputError(f"callback: expected f(name, document), got {callback!r}")
         return self._emitter.subscribe(callback)
 
     def unsubscribe(self, token: int) -> None:
@@ -187,8 +203,9 @@ class LiveNMF:
 
     @property
     def result(self) -> FitResult | None:
-        """The latest fit of the latest dataset; it stays after the end."""
-        return None if self._latest is None else self._latest.result
+        """The latest fit; it stays after the end, until the next dataset has one."""
+        latest = self._latest
+        return self._result if latest is None or latest.result is None else latest.result
 
     @property
     def error(self) -> Exception | None:
@@ -234,13 +251,7 @@ class LiveNMF:
         InputError
             Where the pattern cannot be used.
         """
-        with self._lock:
-            shapeless = any(c.name == name and c.pattern is None for c in self._current)
-            if pattern is None and shapeless and self._open_dataset() is None:
-                raise InputError(
-                    f"pattern: {name!r} has no shape while no run is open; give the pattern to hold"
-                )
-            self._change("fix", Component(name, True, _pattern(pattern)))
+        self._change("fix", Component(name, True, _pattern(pattern)))
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held.
@@ -271,6 +282,8 @@ class LiveNMF:
         InputError
             Where the pattern cannot be used, or ``fixed`` is set without one.
         """
+        if name is not None and (not isinstance(name, str) or not name):
+            raise InputError(f"name: expected a name for the component, got {name!r}")
         if fixed and pattern is None:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
         with self._lock:
@@ -301,6 +314,7 @@ class LiveNMF:
         """
         self._put(_Reset())
         self._error = None
+        self._intake.forget()
 
     def close(self, timeout: float | None = None) -> bool:
         """Close what is open, publish it, and end the threads; later documents are passed over.
@@ -310,7 +324,8 @@ class LiveNMF:
         bool
             False where ``timeout`` seconds were not enough.
         """
-        self._put(_Reset())
+        if not self._closed:
+            self._put(_Reset())
         self._closed = True
         left = remaining(timeout)
         return self._worker.close(left()) and self._emitter.close(left())
@@ -331,12 +346,17 @@ class LiveNMF:
     def _take(self, gathered: dict[str, list[Arrival]]) -> None:
         for key, arrivals in gathered.items():
             dataset = self._dataset(key, arrivals[0].run)
+            self._taken[key] += len(arrivals)
             try:
-                dataset.take(arrivals, lag=self._worker.__len__)
+                dataset.take(arrivals, lag=partial(self._lag, key))
             except Exception as error:
                 dataset.note(error)
             self._note(dataset)
         gathered.clear()
+
+    def _lag(self, key: str) -> int:
+        """Count the patterns of a dataset that have arrived and are not taken yet."""
+        return self._arrived[key] - self._taken[key]
 
     def _guard(self, item: _Item) -> None:
         try:
@@ -348,9 +368,7 @@ class LiveNMF:
         if isinstance(item, Opened):
             self._starts[item.run] = item.start
         elif isinstance(item, Refused):
-            dataset = self._dataset(self._scope_key(item.run), item.run)
-            dataset.refuse(item)
-            self._note(dataset)
+            self._refuse(item)
         elif isinstance(item, Closed):
             self._close_run(item)
         elif isinstance(item, _Changed):
@@ -361,26 +379,44 @@ class LiveNMF:
                 reason = "" if self._scope == "session" else "the run was not stopped"
                 self._finish(key, status, reason)
 
+    def _refuse(self, refused: Refused) -> None:
+        key = self._scope_key(refused.run)
+        if self._scope == "session" and isinstance(refused.error, DataKeyError):
+            # Another kind of scan between those of the session.
+            self._fault(refused.error, f"run {refused.run[:8]}")
+            return
+        dataset = self._dataset(key, refused.run)
+        dataset.refuse(refused)
+        self._note(dataset)
+
     def _close_run(self, closed: Closed) -> None:
         self._starts.pop(closed.run, None)
         if self._scope == "run":
             self._finish(closed.run, closed.exit_status, closed.reason)
 
     def _finish(self, key: str, exit_status: str, reason: str) -> None:
-        dataset = self._datasets.pop(key, None)
+        dataset = self._datasets.get(key)
         if dataset is None:
             return
-        dataset.finish(exit_status, reason)
+        try:
+            dataset.finish(exit_status, reason)
+        except Exception as error:
+            dataset.note(error)
+        del self._datasets[key]
+        self._arrived.pop(key, None)
+        self._taken.pop(key, None)
         self._note(dataset)
         if dataset is self._latest:
             with self._lock:
-                self._current = self._components
+                other = self._open_dataset()
+                self._current = self._components if other is None else other.components
 
     def _apply(self, change: Change) -> None:
         dataset = self._open_dataset()
         if dataset is None:
             with self._lock:
-                self._current = self._components = change.apply(self._components)
+                self._components = change.apply(self._components, shaped=False)
+                self._current = self._components
             return
         try:
             dataset.change(change)
@@ -390,19 +426,24 @@ class LiveNMF:
                 self._current = dataset.components
         self._note(dataset)
 
-    def _idle(self) -> bool:
+    def _idle(self) -> None:
         dataset = self._open_dataset()
-        return dataset is not None and dataset.improve(_IDLE_SECONDS)
+        if dataset is not None:
+            dataset.improve(_IDLE_SECONDS)
 
     def _dataset(self, key: str, run: str) -> Dataset:
         if key not in self._datasets:
             start = self._starts[run]
-            self._datasets[key] = Dataset(self._recipe, self._current, start, self._emitter)
+            lazy = self._scope == "session"
+            dataset = Dataset(self._recipe, self._components, start, self._emitter, lazy)
+            self._datasets[key] = dataset
         self._latest = self._datasets[key]
         return self._latest
 
     def _open_dataset(self) -> Dataset | None:
-        return self._latest if self._latest in self._datasets.values() else None
+        """Give the latest dataset while it is open, else the newest that is."""
+        newest = [*self._datasets.values()]
+        return self._latest if self._latest in newest else newest[-1] if newest else None
 
     def _scope_key(self, run: str) -> str:
         return run if self._scope == "run" else "session"
@@ -415,18 +456,22 @@ class LiveNMF:
             # is closed after this one.
             self._exit_registered = True
             at_exit(self.close, stage="fits")
-        if not self._worker.put(item) and not self._closed:
-            logger.warning("LiveNMF is closed: %s is passed over", type(item).__name__)
+        if not self._worker.put(item) and not self._refusing:
+            self._refusing = True
+            logger.warning("LiveNMF is closed: what comes now is passed over")
 
     def _change(self, action: str, component: Component) -> None:
         change = Change(action, component)
         with self._lock:
-            self._current = change.apply(self._current)
+            dataset = self._open_dataset()
+            self._current = change.apply(self._current, shaped=dataset is not None)
             self._put(_Changed(change))
 
     def _note(self, dataset: Dataset) -> None:
         if dataset.error is not None:
             self._error = dataset.error
+        if dataset.result is not None:
+            self._result = dataset.result
 
     def _fault(self, error: Exception, what: str) -> None:
         if repr(error) != repr(self._error):
@@ -451,15 +496,17 @@ def _leave_a_core() -> None:
 
 def _components(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
     """Give the phases and as many free components as are left."""
+    if isinstance(phases, Phase) or not isinstance(phases, Iterable):
+        raise InputError(f"phases: expected a list of phases, got {phases!r}")
     phases = list(phases)
     for k, phase in enumerate(phases):
         if not isinstance(phase, Phase):
             raise InputError(f"phases[{k}]: expected a Phase, got {type(phase).__name__}")
     n_components = len(phases) + 1 if n_components is None else n_components
-    if n_components < max(1, len(phases)):
+    if not isinstance(n_components, int) or not max(1, len(phases)) <= n_components <= _MOST:
         raise InputError(
-            f"n_components: expected at least 1 and at least the {len(phases)} phases, "
-            f"got {n_components}"
+            f"n_components: expected a number of at least 1, at least the {len(phases)} phases, "
+            f"and at most {_MOST}, got {n_components!r}"
         )
     known = [Component(phase.name, True, phase) for phase in phases]
     names = [component.name for component in known]
@@ -473,10 +520,14 @@ def _components(phases: Sequence[Phase], n_components: int | None) -> tuple[Comp
 def _pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
     if pattern is None or isinstance(pattern, Phase):
         return pattern
-    values = np.array(pattern, dtype=float)
-    if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
+    try:
+        values = np.array(pattern)
+        numbers = values.ndim == 1 and values.dtype.kind in "fiu"
+    except ValueError as error:
+        raise InputError(f"pattern: expected a Phase or numbers (F,), got {error}") from error
+    if not numbers or not np.isfinite(values).all() or (values < 0).any():
         raise InputError(
             "pattern: expected a Phase or finite, non-negative numbers (F,), "
-            f"got shape {values.shape}"
+            f"got {values.dtype} of shape {values.shape}"
         )
-    return values
+    return values.astype(float)

@@ -57,8 +57,17 @@ class Change:
     action: str
     component: Component
 
-    def apply(self, components: Sequence[Component]) -> tuple[Component, ...]:
+    def apply(
+        self, components: Sequence[Component], *, shaped: bool = True
+    ) -> tuple[Component, ...]:
         """Give the components after the change.
+
+        Parameters
+        ----------
+        components : sequence of Component
+            The components before.
+        shaped : bool
+            Whether components that are found in the data have a shape yet that can be held.
 
         Raises
         ------
@@ -80,6 +89,11 @@ class Change:
             return tuple(c for c in components if c.name != name)
         held = self.action == "fix"
         new = self.component.pattern
+        old = components[names.index(name)].pattern
+        if held and not shaped and new is None and old is None:
+            raise InputError(
+                f"pattern: {name!r} has no shape while no pattern is fitted; give the one to hold"
+            )
         return tuple(
             replace(c, fixed=held, pattern=c.pattern if new is None else new)
             if c.name == name
@@ -99,17 +113,20 @@ class Recipe:
     metadata: Mapping[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class Dataset:
     """Patterns of one run, or of one session, and what is made of them.
 
-    Used by one thread at a time. Documents are handed to ``emit``.
+    Used by one thread at a time. Documents are handed to ``emit``. In run scope the analysis run
+    opens with the first pattern, usable or not, so that what is wrong can be seen at once; with
+    ``lazy`` it opens with the first usable one, which says what weights are drawn against.
     """
 
     recipe: Recipe
     components: tuple[Component, ...]
     raw_start: Mapping[str, Any]
     emit: Emit
+    lazy: bool = False
     error: Exception | None = None
     _model: StreamingNMF | None = field(init=False, default=None)
     _run: AnalysisRun | None = field(init=False, default=None)
@@ -117,8 +134,14 @@ class Dataset:
     _raw_axis: Array | None = field(init=False, default=None)
     _variables: tuple[Independent, ...] = field(init=False, default=(PATTERN_NUMBER,))
     _points: list[Point] = field(init=False, default_factory=list)
+    _refused: list[Refused] = field(init=False, default_factory=list)
     _published: int = field(init=False, default=0)
     _improvable: bool = field(init=False, default=False)
+
+    @property
+    def shaped(self) -> bool:
+        """Whether components that are found in the data have a shape yet."""
+        return self._model is not None
 
     @property
     def result(self) -> FitResult | None:
@@ -128,18 +151,22 @@ class Dataset:
     def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
         for arrival in arrivals:
-            self._take_variables(arrival.variables)
             try:
                 self._append(arrival)
-            except CMFError as error:
-                refused = Refused(arrival.run, arrival.seq_num, error, arrival.variables)
-                self.refuse(refused)
+            except Exception as error:
+                # Whatever it is: this pattern is accounted for, and the next one gets its turn.
+                fault = error if isinstance(error, CMFError) else PatternError(repr(error))
+                self.refuse(Refused(arrival.run, arrival.seq_num, fault, arrival.variables))
         self._refit(lag=lag)
 
     def refuse(self, refused: Refused) -> None:
         """Publish a pattern that cannot be used, with the reason."""
         self.note(refused.error)
-        self._take_variables(refused.variables)
+        if self._run is None and self.lazy:
+            self._refused.append(refused)
+            return
+        if self._run is None and not self._points:
+            self._variables = refused.variables or (PATTERN_NUMBER,)
         self._open_run().reject(refused.run, refused.seq_num, str(refused.error))
 
     def note(self, error: Exception) -> None:
@@ -150,19 +177,21 @@ class Dataset:
             trace = None if isinstance(error, CMFError) else error
             logger.error("run %s: %s", self.raw_start["uid"][:8], error, exc_info=trace)
 
-    def improve(self, budget: float) -> bool:
-        """Spend idle time on a better fit; tell whether more of it may help."""
-        if self._model is None or not self._improvable:
-            return False
-        self._improvable = False
-        if self._model.improve(budget):
-            self._snapshot_if_due()
-        return False
+    def improve(self, budget: float) -> None:
+        """Spend idle time on a better fit, once after each refit."""
+        if self._model is not None and self._improvable:
+            self._improvable = False
+            if self._model.improve(budget):
+                self._snapshot_if_due()
 
     def change(self, change: Change) -> None:
         """Change the constraints while running."""
-        after = change.apply(self.components)
+        after = change.apply(self.components, shaped=self.shaped)
+        name = change.component.name
         if self._model is None:
+            # An analysis run of refused patterns may be open: its components cannot change.
+            if self._run is not None and change.action in ("add", "remove"):
+                self._continue_run(change.action, name, after)
             self.components = after
             return
         self._refit()
@@ -170,7 +199,6 @@ class Dataset:
             # This analysis run ends here, and it ends with a converged fit as every other.
             self._converge()
         self._change_model(self._model, change)
-        name = change.component.name
         if change.action in ("fix", "release"):
             self.components = after
             self._open_run().constraint(change.action, name, self._model.n_patterns)
@@ -180,25 +208,20 @@ class Dataset:
 
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""
-        if self._model is not None and self._points:
+        if self._points:
             self._refit()
-            self._converge()
-        if self._run is None and not self._points:
+        converged = self._converge() if self._points else True
+        if self._run is None and not self._points and not self._refused:
             return
         run = self._open_run()
-        if self._published < len(self._points):
+        if not converged:
             exit_status, reason = "fail", f"the fit failed: {self.error}"
-            for point in self._points[self._published :]:
-                run.reject(point.source_run, point.source_seq_num, reason)
+        for point in self._points[self._published :]:
+            run.reject(point.source_run, point.source_seq_num, reason)
         run.close(exit_status, reason)
         self._run = None
 
     # --- patterns --------------------------------------------------------------------------
-
-    def _take_variables(self, variables: tuple[Independent, ...]) -> None:
-        """Let the first pattern say what weights are drawn against."""
-        if self._run is None and not self._points:
-            self._variables = variables or (PATTERN_NUMBER,)
 
     def _append(self, arrival: Arrival) -> None:
         x, y = _oriented(arrival.x, arrival.pattern)
@@ -210,8 +233,12 @@ class Dataset:
         if arrival.x is None and len(y) != len(self._raw_axis):
             raise PatternError(f"expected {len(self._raw_axis)} points, got {len(y)}")
         y = resample(x, y, self._raw_axis, what="the pattern")
+        if self._run is None and not self._points:
+            # The first pattern says what weights are drawn against.
+            self._variables = arrival.variables or (PATTERN_NUMBER,)
+        point = self._point(arrival)
         self._model.append(self.recipe.preprocess(self._raw_axis, y))
-        self._points.append(self._point(arrival))
+        self._points.append(point)
 
     def _point(self, arrival: Arrival) -> Point:
         position = []
@@ -258,7 +285,7 @@ class Dataset:
 
     # --- fits ------------------------------------------------------------------------------
 
-    def _refit(self, *, lag: Callable[[], int] = int, again: bool = False) -> None:
+    def _refit(self, *, lag: Callable[[], int] = lambda: 0, again: bool = False) -> None:
         """Refit where there is something new, or ``again``, and publish what was not yet."""
         model = self._model
         if model is None or not (again or self._published < len(self._points)):
@@ -283,16 +310,18 @@ class Dataset:
         if result is not None and self._open_run().wants_snapshot(result.n_patterns):
             self._open_run().snapshot(result, self._points)
 
-    def _converge(self) -> None:
+    def _converge(self) -> bool:
+        """Fit to convergence and publish it; tell whether that was possible."""
         if self._model is None or self._published < len(self._points):
-            return
+            return False
         try:
             result = self._model.refit(converge=True)
         except Exception as error:
             self.note(error)
-            return
+            return False
         self._open_run().snapshot(result, self._points)
         self._latest()
+        return True
 
     def _latest(self) -> None:
         """Publish the newest pattern with its reconstruction."""
@@ -313,7 +342,11 @@ class Dataset:
                 variables=self._variables,
                 metadata=self._metadata(continues),
                 axis=self._axis,
+                parents=[point.source_run for point in self._points[: self._published]],
             )
+            for refused in self._refused:
+                self._run.reject(refused.run, refused.seq_num, str(refused.error))
+            self._refused.clear()
         return self._run
 
     def _continue_run(self, action: str, name: str, after: tuple[Component, ...]) -> None:
@@ -374,9 +407,10 @@ def _oriented(x: Array | None, y: Array) -> tuple[Array, Array]:
         return np.arange(len(y), dtype=float), y
     if x.shape != y.shape:
         raise PatternError(f"expected an axis as long as the pattern, got {len(x)} for {len(y)}")
+    x = x.astype(float)
     if len(x) > 1 and x[0] > x[-1]:
         x, y = x[::-1], y[::-1]
-    if not np.isfinite(x).all() or (np.diff(x) <= 0).any():
+    if not np.isfinite(x).all() or (x[1:] <= x[:-1]).any():
         raise AxisError("expected an axis that increases or decreases throughout")
     return x, y
 

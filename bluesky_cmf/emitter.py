@@ -43,7 +43,7 @@ class Emitter:
         self._subscribers: dict[int, _Subscriber] = {}
         self._open: dict[str, list[tuple[str, Document]]] = {}
         # Descriptors of the open runs' other streams than primary.
-        self._beside: set[str] = set()
+        self._not_primary: set[str] = set()
         self._worker: Worker[Callable[[], object]] | Inline[Callable[[], object]] = (
             Worker(_call_all, name="bluesky_cmf emit") if background else Inline(_call_all)
         )
@@ -83,16 +83,16 @@ class Emitter:
         elif name == "descriptor":
             self._open[doc["run_start"]].append((name, doc))
             if doc["name"] != "primary":
-                self._beside.add(doc["uid"])
+                self._not_primary.add(doc["uid"])
         elif name == "stop":
             for _, known in self._open.pop(doc["run_start"]):
-                self._beside.discard(known["uid"])
+                self._not_primary.discard(known["uid"])
         for subscriber in list(self._subscribers.values()):
             self._deliver_to(subscriber, name, doc)
 
     def _deliver_to(self, subscriber: _Subscriber, name: str, doc: Document) -> None:
         descriptor = doc["uid"] if name == "descriptor" else doc.get("descriptor")
-        if not (subscriber.primary_only and descriptor in self._beside):
+        if not (subscriber.primary_only and descriptor in self._not_primary):
             _call(subscriber, name, doc)
 
 
@@ -109,7 +109,8 @@ def _takes_any_stream(callback: Emit) -> bool:
 def _call(subscriber: _Subscriber, name: str, doc: Document) -> None:
     try:
         subscriber.callback(name, doc)
-    except Exception:
+    except BaseException:
+        # SystemExit as well: the others are to be served.
         if not subscriber.failed:
             logger.exception("subscriber %r raised on a %r document", subscriber.callback, name)
         subscriber.failed = True

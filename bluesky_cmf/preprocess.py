@@ -80,9 +80,10 @@ class Preprocess:
         y = y[self._kept(x)]
         if self.normalize is None:
             return y
-        kept = x[self._kept(x)]
+        # Detectors give integers, whose sums would wrap round.
+        kept, y = x[self._kept(x)].astype(float), y.astype(float)
         scale = float(y.max()) if self.normalize == "max" else float(np.trapezoid(y, kept))
-        if not scale > 0:
+        if not 0 < scale < np.inf:
             raise PatternError(f"cannot be normalised by its {self.normalize}, which is {scale:g}")
         return y / scale
 

@@ -157,9 +157,9 @@ class Worker(Generic[T]):
 
     def _run(self) -> None:
         if self._prepare is not None:
-            self._guard(self._prepare)
+            self._guard("preparation failed", self._prepare)
         while batch := self._next():
-            self._guard(self._handle, batch)
+            self._guard(f"{len(batch)} items could not be handled", self._handle, batch)
             with self._changed:
                 self._done += len(batch)
                 self._changed.notify_all()
@@ -169,18 +169,18 @@ class Worker(Generic[T]):
     def _next(self) -> list[T]:
         """Wait for items; an empty list says that the worker is closed and drained."""
         if self._idle is not None and self._done and not self._items and not self._closed:
-            self._guard(self._idle)
+            self._guard("work between items failed", self._idle)
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
             count = min(self._max_batch, len(self._items))
             return [self._items.popleft() for _ in range(count)]
 
-    def _guard(self, function: Callable[..., object], *arguments: object) -> None:
+    def _guard(self, failure: str, function: Callable[..., object], *arguments: object) -> None:
         try:
             function(*arguments)
         except BaseException:
             # SystemExit as well: without this thread nothing would ever be handled again.
-            logger.exception("%s: something could not be done; it goes on", self._name)
+            logger.exception("%s: %s", self._name, failure)
 
 
 class Inline(Generic[T]):

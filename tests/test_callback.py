@@ -1,5 +1,6 @@
 """LiveNMF: documents in, an analysis run out, and a scan that notices nothing."""
 
+import contextlib
 import copy
 import logging
 import subprocess
@@ -33,8 +34,7 @@ def live():
     made = []
 
     def make(pattern="chi_I", **kwargs):
-        kwargs.setdefault("x", "chi_Q")
-        callback = LiveNMF(pattern, device="cpu", **kwargs)
+        callback = LiveNMF(pattern, **{"x": "chi_Q", "device": "cpu", **kwargs})
         collector = Collector()
         callback.subscribe(collector)
         made.append(callback)
@@ -355,6 +355,73 @@ def test_another_axis_is_interpolated(live):
     assert callback.result.n_patterns == 1
 
 
+def test_an_event_that_came_before_is_not_a_second_pattern(live):
+    callback, out = live(n_components=2, background=False)
+    for name, doc in run_documents(PATTERNS, x=X):
+        callback(name, doc)
+        callback(name, doc)
+    assert callback.result.n_patterns == len(PATTERNS)
+    assert len(out.events("rejected")) == len(PATTERNS)
+    assert "came before" in out.events("rejected")[0]["data"]["reason"]
+
+
+def test_an_unsigned_axis_that_turns_back_is_rejected(live):
+    zigzag = np.r_[np.arange(100), 50, np.arange(101, 200)].astype("u4")
+    _, out = replayed(live, run_documents(PATTERNS, x=zigzag), n_components=2)
+    assert len(out.events("rejected")) == len(PATTERNS)
+
+
+def test_integers_are_normalised_as_numbers(live):
+    counts = (60_000 * PATTERNS).astype("u2")
+    ends = [
+        replayed(live, run_documents(values, x=X), preprocess=Preprocess(normalize="area"))[0]
+        for values in (counts, counts.astype(float))
+    ]
+    assert ends[0].result.objective == ends[1].result.objective
+
+
+@pytest.mark.parametrize(
+    "hints",
+    [
+        "junk",
+        {"dimensions": [["T"]]},
+        {"dimensions": [(None, "primary")]},
+        {"dimensions": [([["T"]], "primary")]},
+    ],
+)
+def test_hints_that_cannot_be_read_cost_no_pattern(live, hints):
+    callback, out = live(n_components=2, background=False)
+    documents = run_documents(PATTERNS, x=X)
+    documents[0][1]["hints"] = hints
+    feed(callback, documents)
+    assert len(out.events("primary")) == len(PATTERNS)
+    assert out.named("start")[0]["hints"]["dimensions"] == [[["pattern"], "primary"]]
+
+
+def test_odd_events_are_accounted_for(live):
+    callback, out = live(n_components=2, background=False)
+    documents = run_documents(PATTERNS, x=X)
+    events = [doc for name, doc in documents if name == "event"]
+    events[3]["seq_num"] = None
+    events[4]["time"] = None
+    events[5]["data"]["temperature"] = [1, [2]]
+    feed(callback, documents)
+    assert len(out.events("primary")) == len(PATTERNS) - 1
+    (rejected,) = out.events("rejected")
+    assert "cannot be read" in rejected["data"]["reason"]
+
+
+def test_other_scans_do_not_decide_what_a_session_is_drawn_against(live, caplog):
+    callback, out = live(scope="session", independent="setpoint", n_components=2, background=False)
+    feed(callback, run_documents([[1.0, 2.0]], key="slit"))
+    assert isinstance(callback.error, DataKeyError)
+    assert not out.documents
+    for n, pattern in enumerate(PATTERNS[:3]):
+        feed(callback, run_documents([pattern], x=X, metadata={"setpoint": 100.0 + n}))
+    callback.reset()
+    assert out.data("primary")["setpoint"].tolist() == [100.0, 101.0, 102.0]
+
+
 # --- faults --------------------------------------------------------------------------------
 
 
@@ -386,6 +453,69 @@ def test_a_fit_that_always_fails_rejects_the_patterns_and_says_why(live, monkeyp
     (stop,) = out.named("stop")
     assert stop["exit_status"] == "fail" and "no memory left" in stop["reason"]
     assert len(caplog.records) == 1
+
+
+def test_an_error_in_one_pattern_costs_only_that_pattern(live, monkeypatch):
+    append, calls = StreamingNMF.append, []
+
+    def flaky(model, patterns):
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError("no room for this one")
+        append(model, patterns)
+
+    monkeypatch.setattr(StreamingNMF, "append", flaky)
+    callback, out = live(n_components=2)
+    feed(callback, run_documents(PATTERNS, x=X))
+    assert callback.wait(30)
+    assert len(out.events("primary")) == len(PATTERNS) - 1
+    (rejected,) = out.events("rejected")
+    assert rejected["data"]["source_seq_num"] == 3
+    assert "no room for this one" in rejected["data"]["reason"]
+
+
+def test_a_last_fit_that_fails_is_not_called_a_success(live, monkeypatch):
+    refit = StreamingNMF.refit
+
+    def broken(model, converge=False):
+        if converge:
+            raise RuntimeError("no memory left")
+        return refit(model)
+
+    monkeypatch.setattr(StreamingNMF, "refit", broken)
+    _, out = replayed(live, run_documents(PATTERNS, x=X), n_components=2)
+    (stop,) = out.named("stop")
+    assert (stop["exit_status"], stop["reason"]) == ("fail", "the fit failed: no memory left")
+    assert len(out.events("primary")) == len(PATTERNS)
+
+
+def test_a_subscriber_may_wait_or_exit_without_harm(live):
+    callback, out = live(n_components=2)
+    answers = []
+
+    def odd(name, doc):
+        answers.append(callback.wait())
+        raise SystemExit
+
+    callback.subscribe(odd)
+    feed(callback, run_documents(PATTERNS, x=X))
+    assert callback.wait(30)
+    assert answers[0] is False
+    assert out.named("stop")
+
+
+def test_a_subscriber_that_changes_a_document_does_not_change_the_next(live):
+    seen = []
+
+    def spoil(name, doc):
+        if "components" in doc.get("data", {}):
+            seen.append(doc["data"]["x"][0])
+            doc["data"]["x"] *= 10
+
+    callback, _ = live(n_components=2, background=False)
+    callback.subscribe(spoil)
+    feed(callback, run_documents(PATTERNS, x=X))
+    assert len(seen) > 1 and set(seen) == {X[0]}
 
 
 def test_a_subscriber_that_raises_is_logged_once_and_the_others_go_on(live, caplog):
@@ -508,7 +638,7 @@ def test_impossible_changes_are_refused_at_once(live):
         callback.fix("cub")
     with pytest.raises(ComponentError, match="'cubic' is taken"):
         callback.add_component("cubic")
-    with pytest.raises(InputError, match="'unknown 1' has no shape while no run is open"):
+    with pytest.raises(InputError, match="'unknown 1' has no shape while no pattern is fitted"):
         callback.fix("unknown 1")
     with pytest.raises(InputError, match="needs a pattern to hold"):
         callback.add_component("new", fixed=True)
@@ -517,15 +647,93 @@ def test_impossible_changes_are_refused_at_once(live):
         callback.remove_component("unknown 1")
 
 
+def test_a_component_without_a_shape_is_never_held(live):
+    """The run is over when the change comes: it must not spoil the runs to come."""
+    callback, out = live(n_components=2)
+    feed(callback, run_documents(PATTERNS, x=X))
+    with contextlib.suppress(InputError):
+        callback.fix("unknown 1")
+    assert callback.wait(30)
+    feed(callback, run_documents(PATTERNS, x=X))
+    assert callback.wait(30)
+    assert len(out.events("primary")) == 2 * len(PATTERNS)
+
+
+def test_a_change_that_waits_with_the_first_patterns_is_made_once(live, monkeypatch):
+    refit, may_go_on = StreamingNMF.refit, threading.Event()
+    monkeypatch.setattr(
+        StreamingNMF, "refit", lambda model, **kw: may_go_on.wait(30) and refit(model, **kw)
+    )
+    callback, _ = live(n_components=2)
+    documents = run_documents(PATTERNS, x=X)
+    feed(callback, documents[:5])
+    callback.add_component("impurity")
+    feed(callback, documents[5:])
+    may_go_on.set()
+    assert callback.wait(30)
+    assert callback.error is None
+    assert callback.result.names == ("unknown 1", "unknown 2", "impurity")
+
+
+def test_a_component_can_be_added_before_the_first_usable_pattern(live):
+    callback, out = live(n_components=2, background=False)
+    documents = run_documents([np.full_like(X, np.nan), *PATTERNS], x=X)
+    feed(callback, documents[:3])
+    callback.add_component("extra")
+    feed(callback, documents[3:])
+    assert len(out.named("start")) == len(out.named("stop")) == 2
+    assert len(out.events("primary")) == len(PATTERNS)
+
+
+def test_constraints_changed_from_another_thread_do_not_lock_up(live):
+    callback, _ = live(n_components=2, background=False)
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            callback.release("unknown 1")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    for _ in range(5):
+        feed(callback, run_documents(PATTERNS, x=X))
+    done.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_with_two_open_runs_the_latest_is_changed(live):
+    callback, _ = live(n_components=2, background=False)
+    one = run_documents(PATTERNS, x=X, metadata={"array": np.arange(3.0)})
+    two = run_documents(PATTERNS, x=X, metadata={"array": np.arange(3.0)})
+    feed(callback, one[:8])
+    feed(callback, two[:8])
+    callback.fix("unknown 1", PURE)
+    feed(callback, two[8:])
+    assert callback.result.fixed == (True, False)
+    callback.fix("unknown 2")
+    feed(callback, one[8:])
+    assert callback.result.fixed == (False, True)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
+        ({"device": "cuad"}, "device: expected 'auto' or a torch device"),
+        ({"dtype": "float32"}, "dtype: expected torch.float32 or torch.float64"),
+        ({"seed": "a"}, "seed: expected an integer"),
+        ({"preprocess": {"normalize": "max"}}, "preprocess: expected a Preprocess"),
+        ({"independent": 5}, "independent: expected data keys, got 5"),
+        ({"phases": PURE}, "phases: expected a list of phases"),
+        ({"n_components": 2.5}, "n_components: expected a number"),
+        ({"x": np.zeros(3)}, "x: expected finite numbers that increase or decrease"),
+        ({"x": ""}, "x: expected a data key"),
         ({"scope": "week"}, "scope: expected 'run' or 'session', got 'week'"),
-        ({"n_components": 0}, "n_components: expected at least 1"),
-        ({"phases": [PURE], "n_components": 0}, "the 1 phases, got 0"),
+        ({"n_components": 0}, "n_components: expected a number of at least 1"),
+        ({"phases": [PURE], "n_components": 0}, "the 1 phases, and at most 1000, got 0"),
         ({"phases": [PURE, PURE]}, "names that differ"),
         ({"phases": ["cubic.cif"]}, "phases\\[0\\]: expected a Phase, got str"),
-        ({"x": [[1.0]]}, "x: expected a data key or finite numbers"),
+        ({"x": [[1.0]]}, "x: expected a data key or numbers"),
         ({"stream": ""}, "stream: expected a name"),
     ],
 )

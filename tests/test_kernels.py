@@ -38,7 +38,7 @@ def test_fused_sweeps_follow_the_reference(shape, seed, dtype):
     held = [k for k in range(len(H)) if k not in free]
     assert torch.equal(one.H[held], H[held]), "a held component has changed"
     assert (one.H >= 0).all() and (one.Wt >= 0).all()
-    assert np.diff(one.curve).max() <= 0
+    assert np.diff(one.curve).max() <= 1e-12 * X.half_norm
 
 
 @settings(max_examples=60, deadline=None)

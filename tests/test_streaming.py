@@ -749,8 +749,8 @@ def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_features": 0}, "n_features, n_components: expected at least 1 of each, got 0 and 2"),
-        ({"n_components": 0}, "n_features, n_components: expected at least 1 .* got 4 and 0"),
+        ({"n_features": 0}, "n_features: expected an integer of at least 1, got 0"),
+        ({"n_components": 0}, "n_components: expected an integer of at least 1, got 0"),
         ({"loss": "kl"}, "loss: expected 'frobenius', got 'kl'"),
         ({"device": "toaster"}, "device: expected 'auto' or a torch device .* got 'toaster'"),
         ({"names": ["a", "b", "c"]}, "names: expected at most n_components = 2, got 3"),
@@ -781,7 +781,7 @@ def test_a_factorization_that_cannot_be_built_says_which_argument_is_wrong(
         (np.ones((2, 3)), r"patterns: expected 4 points .* got shape \(2, 3\)"),
         (np.ones((2, 2, 4)), r"got shape \(2, 2, 4\)"),
         (1.0, r"got shape \(\)"),
-        ([1, 2, np.nan, 4], "patterns: expected finite intensities, got NaN or infinity"),
+        ([1, 2, np.nan, 4], "patterns: expected finite intensities"),
         ([1, 2, 1e39, 4], "patterns: expected finite intensities"),
         ([1, -3, 2, 4], "patterns: expected non-negative intensities, got -3; subtract less"),
     ],

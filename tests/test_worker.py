@@ -243,16 +243,15 @@ def test_preparing_is_done_once_and_first_in_the_thread(make: Callable[..., Work
     assert calls == [("prepare", "worker 0"), ("handle", "worker 0"), ("handle", "worker 0")]
 
 
-def test_idle_time_is_used_until_there_is_nothing_to_do(make: Callable[..., Worker[str]]) -> None:
+def test_idle_work_is_done_once_each_time_that_nothing_waits(
+    make: Callable[..., Worker[str]],
+) -> None:
     calls: list[str] = []
     rested = threading.Semaphore(0)
 
-    def idle() -> bool:
+    def idle() -> None:
         calls.append("idle")
-        if calls[-3:] == ["idle"] * 3:
-            rested.release()
-            return False
-        return True
+        rested.release()
 
     worker = make(calls.extend, idle=idle)
     for item in ("a", "b"):
@@ -261,7 +260,50 @@ def test_idle_time_is_used_until_there_is_nothing_to_do(make: Callable[..., Work
         assert rested.acquire(timeout=SOON)
 
     assert worker.close(SOON)
-    assert calls == ["a", "idle", "idle", "idle", "b", "idle", "idle", "idle"]
+    assert calls == ["a", "idle", "b", "idle"]
+
+
+def test_a_worker_does_not_wait_for_itself(make: Callable[..., Worker[int]]) -> None:
+    answers: list[bool] = []
+    worker = make(lambda batch: answers.append(worker.wait()))
+    worker.put(1)
+    assert worker.wait(SOON)
+    assert answers == [False]
+
+
+def test_not_even_an_exit_ends_the_thread(
+    make: Callable[..., Worker[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[int] = []
+
+    def handle(batch: list[int]) -> None:
+        if not handled:
+            handled.extend(batch)
+            raise SystemExit
+        handled.extend(batch)
+
+    worker = make(handle)
+    for item in (1, 2):
+        worker.put(item)
+        assert worker.wait(SOON)
+    assert handled == [1, 2]
+    assert "could not be handled" in caplog.text
+
+
+def test_what_is_put_while_inline_handles_waits_for_it() -> None:
+    order: list[str] = []
+
+    def handle(batch: list[str]) -> None:
+        order.append(f"begin {batch[0]}")
+        if batch == ["a"]:
+            assert inline.put("b")
+            assert inline.wait(SOON) is False
+        order.append(f"end {batch[0]}")
+
+    inline: Inline[str] = Inline(handle)
+    inline.put("a")
+    assert order == ["begin a", "end a", "begin b", "end b"]
+    assert inline.wait(SOON)
 
 
 def test_an_item_does_not_wait_for_more_than_one_spell_of_idle_work(
@@ -274,7 +316,6 @@ def test_an_item_does_not_wait_for_more_than_one_spell_of_idle_work(
         calls.append("idle")
         idling.set()
         assert proceed.wait(SOON)
-        return True
 
     worker = make(calls.extend, idle=idle)
     worker.put("a")
@@ -370,8 +411,8 @@ def test_what_waits_at_interpreter_exit_is_handled_while_thread_pools_still_work
                 pool.submit(print, item, flush=True).result()
 
         worker = Worker(handle, name="slow", max_batch=1)
-        at_exit(worker.close)
-        at_exit(leaving.set)
+        at_exit(worker.close, stage="fits")
+        at_exit(leaving.set, stage="fits")
         for n in range(5):
             worker.put(n)
     """
@@ -379,15 +420,17 @@ def test_what_waits_at_interpreter_exit_is_handled_while_thread_pools_still_work
     assert run_script(script).split() == ["0", "1", "2", "3", "4"]
 
 
-def test_the_last_function_for_the_exit_is_called_first() -> None:
+def test_at_exit_fits_go_before_writers_and_these_before_servers() -> None:
     script = """
         from bluesky_cmf.worker import at_exit
 
-        at_exit(lambda: print("catalog"))
-        at_exit(lambda: print("live"))
+        at_exit(lambda: print("live"), stage="fits")
+        at_exit(lambda: print("first-writer"), stage="writers")
+        at_exit(lambda: print("server"), stage="servers")
+        at_exit(lambda: print("second-writer"), stage="writers")
     """
 
-    assert run_script(script).split() == ["live", "catalog"]
+    assert run_script(script).split() == ["live", "second-writer", "first-writer", "server"]
 
 
 # --- without a thread -----------------------------------------------------------------------

@@ -38,6 +38,8 @@ class AnalysisRun:
         What goes into the ``cmf`` dictionary of the start document.
     axis : Axis, optional
         Axis of the patterns; without it only `reject` and `close` can be used.
+    parents : sequence of str, optional
+        Raw runs whose patterns are there already, where this run continues another one.
     """
 
     emit: Emit
@@ -46,6 +48,7 @@ class AnalysisRun:
     variables: Sequence[Independent]
     metadata: Mapping[str, Any]
     axis: Axis | None = None
+    parents: Sequence[str] = ()
     fit_id: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -53,7 +56,7 @@ class AnalysisRun:
         self._bundle = compose_run(metadata=metadata, validate=False)
         self._weight_keys = schema.weight_keys(self.names)
         self._streams: dict[str, Any] = {}
-        self._parents = dict.fromkeys([self.raw_start["uid"]])
+        self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
         self._latest_time = 0.0
         self.emit("start", dict(self._bundle.start_doc))
@@ -101,7 +104,8 @@ class AnalysisRun:
             "fit_id": self.fit_id,
             "n_patterns": result.n_patterns,
             "components": components,
-            "x": axis.values,
+            # A copy: subscribers share documents, and one of them might change it.
+            "x": axis.values.copy(),
             "objective": float(result.objective),
             "converged": bool(result.converged),
         }

@@ -15,6 +15,8 @@ __all__ = ["Components", "as_patterns"]
 
 Array = npt.ArrayLike | torch.Tensor
 
+_LARGEST = 1e140
+
 
 def as_patterns(
     values: Array, n_features: int, *, argument: str, dtype: torch.dtype, device: torch.device
@@ -45,6 +47,8 @@ def as_patterns(
         source = values
     else:
         source = torch.as_tensor(_numbers(values, argument))
+    if source.is_complex():
+        raise InputError(f"{argument}: expected real numbers, got {source.dtype}")
     rows = source.detach().to(device=device, dtype=dtype, copy=True)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != n_features:
@@ -52,8 +56,12 @@ def as_patterns(
             f"{argument}: expected {n_features} points a pattern, (F,) or (M, F), "
             f"got shape {tuple(source.shape)}"
         )
-    if not bool(torch.isfinite(rows).all()):
-        raise InputError(f"{argument}: expected finite intensities, got NaN or infinity")
+    # Squares are what is summed: beyond this they overflow.
+    if not bool((rows.double().abs() <= _LARGEST).all()):
+        raise InputError(
+            f"{argument}: expected finite intensities up to {_LARGEST:g} that {dtype} can hold, "
+            "got NaN, infinity or larger ones"
+        )
     if bool((rows < 0).any()):
         lowest = float(rows.min())
         raise InputError(
@@ -99,8 +107,8 @@ class Components:
         device: torch.device,
     ) -> "Components":
         """Check and complete what the caller gave."""
-        given: list[Any] = [] if components is None else list(components)
-        labels = [] if names is None else list(names)
+        given = _listed("components", components)
+        labels, fixed = _listed("names", names), _listed("fixed", fixed)
         for argument, values in (("components", given), ("fixed", fixed), ("names", labels)):
             if len(values) > n_components:
                 raise InputError(
@@ -144,6 +152,8 @@ class Components:
         """Check the name of a component to be added, or give it the next free number."""
         if name is None:
             return next(_unknown(self.names))
+        if not isinstance(name, str) or not name:
+            raise InputError(f"name: expected a name for the component, got {name!r}")
         if name in self.names:
             raise ComponentError(f"name: {name!r} is taken; the components are {self.names}")
         return name
@@ -177,6 +187,12 @@ class Components:
         self.H = torch.cat([self.H[:k], self.H[k + 1 :]])
 
 
+def _listed(argument: str, values: Any) -> list[Any]:
+    if isinstance(values, str) or not (values is None or hasattr(values, "__iter__")):
+        raise InputError(f"{argument}: expected a sequence, got {values!r}")
+    return [] if values is None else list(values)
+
+
 def _single(patterns: torch.Tensor, argument: str) -> torch.Tensor:
     if len(patterns) != 1:
         raise InputError(f"{argument}: expected one pattern, got {len(patterns)}")
@@ -186,6 +202,8 @@ def _single(patterns: torch.Tensor, argument: str) -> torch.Tensor:
 def _complete(labels: Sequence[str | None], n_components: int) -> list[str]:
     chosen = [*labels, *[None] * (n_components - len(labels))]
     taken = [label for label in chosen if label is not None]
+    if not all(isinstance(label, str) and label for label in taken):
+        raise InputError(f"names: expected names or None, got {labels!r}")
     if len(set(taken)) < len(taken):
         raise InputError(f"names: expected names that differ, got {taken}")
     unknown = _unknown(taken)

@@ -12,12 +12,13 @@ import torch
 from ..errors import InputError
 from .blocks import Blocks
 from .components import Components, as_patterns
+from .constraints import checked_count
 from .results import FitResult, RowFit, relative
 from .seeds import data_seeds, match_components, seed_worst
 from .sweeps import Descent, descend, exact_weights, residuals
 from .updates import weight_errors
 
-__all__ = ["FitResult", "RowFit", "StreamingNMF"]
+__all__ = ["FitResult", "RowFit", "StreamingNMF", "check_numerics"]
 
 Array = npt.NDArray[Any]
 
@@ -92,11 +93,9 @@ class StreamingNMF:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
-        if n_features < 1 or n_components < 1:
-            raise InputError(
-                "n_features, n_components: expected at least 1 of each, "
-                f"got {n_features} and {n_components}"
-            )
+        n_features = checked_count("n_features", n_features)
+        n_components = checked_count("n_components", n_components)
+        check_numerics(device=device, dtype=dtype, seed=seed)
         if loss != "frobenius":
             raise InputError(f"loss: expected 'frobenius', got {loss!r}")
         self.device = _device(device)
@@ -453,13 +452,28 @@ class StreamingNMF:
         return relative(torch.cat(over), torch.cat(total))
 
 
+def check_numerics(*, device: str | torch.device, dtype: torch.dtype, seed: int) -> None:
+    """Check how a factorization is to compute, before there are data.
+
+    Raises
+    ------
+    InputError
+        Where the device is not there, ``dtype`` is neither float32 nor float64, or ``seed`` is no
+        whole number from 0 to 2⁶³ - 1.
+    """
+    _device(device)
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
+    checked_count("seed", seed, least=0, most=2**63 - 1)
+
+
 def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(
             f"device: expected 'auto' or a torch device of this machine, got {device!r} ({error})"
         ) from error

@@ -3,15 +3,29 @@
 X may be float32 or float64; everything else is float64. One thread: a core is left to the scan.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import njit
 
 __all__ = ["nnls", "sweep", "warm_up"]
 
 #: Rounding may be reassociated, as BLAS does; NaN and infinity keep their meaning.
-_compiled = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+
+
+def _compiled(function: Callable[..., Any]) -> Any:
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # Neither the package nor the home can be written to: compile anew in each process.
+        return njit(**_OPTIONS)(function)
+
 
 #: Columns worked on at a time: what a step touches stays in the first-level cache.
 _COLUMNS = 512
