@@ -242,7 +242,8 @@ class LiveNMF:
         name : str
             The component.
         pattern : Phase or array_like (F,), optional
-            What to hold it at.
+            What to hold it at. A phase goes through the steps that patterns go through; an array
+            is taken as it is, on the axis that is fitted, as ``result.components`` are.
 
         Raises
         ------

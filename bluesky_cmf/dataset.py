@@ -272,16 +272,16 @@ class Dataset:
             self._run.axis = self._axis
 
     def _values(self, component: Component, x: Array) -> Array | None:
-        """Bring a component's pattern onto the model's axis, by the steps that data go through."""
+        """Bring a component's pattern onto the model's axis, by the steps that data go through.
+
+        An array is on that axis already, as the components of a result are.
+        """
         pattern = component.pattern
-        if pattern is None:
-            return None
-        if isinstance(pattern, Phase):
-            kept = self.recipe.preprocess.axis(x)
-            # A phase has to cover what is fitted, not what is cropped away.
-            on_kept = pattern.on(kept)
-            return self.recipe.preprocess(kept, on_kept)
-        return self.recipe.preprocess(x, pattern) if len(pattern) == len(x) else pattern
+        if not isinstance(pattern, Phase):
+            return pattern
+        # A phase has to cover what is fitted, not what is cropped away.
+        kept = self.recipe.preprocess.axis(x)
+        return self.recipe.preprocess(kept, pattern.on(kept))
 
     # --- fits ------------------------------------------------------------------------------
 
