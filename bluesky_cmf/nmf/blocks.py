@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .kernels import kernels_for
+
 __all__ = ["Blocks"]
 
 #: Rows of the first block, and bytes that any block may take. Memory that is not yet written to
@@ -36,7 +38,8 @@ class Blocks:
         self._length = 0
         self._copy: torch.Tensor | None = None
         self._copied = 0
-        #: ½‖X‖², in float64.
+        #: Squared norms of the rows, (N,), and ½‖X‖², in float64.
+        self.norms = torch.zeros(0, dtype=torch.float64, device=device)
         self.half_norm = 0.0
 
     def __len__(self) -> int:
@@ -45,7 +48,9 @@ class Blocks:
     def append(self, rows: torch.Tensor) -> None:
         """Append rows, (M, F)."""
         rows = rows.to(self.dtype)
-        self.half_norm += 0.5 * float(rows.to(torch.float64).square().sum())
+        norms = rows.to(torch.float64).square().sum(1)
+        self.norms = torch.cat([self.norms, norms])
+        self.half_norm += 0.5 * float(norms.sum())
         while len(rows):
             if not self._room:
                 self._grow()
@@ -75,6 +80,12 @@ class Blocks:
 
     def times(self, H: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """X[start:stop] Hᵀ, (M, K), for H (K, F)."""
+        kernels, block = kernels_for(self.device), self.single()
+        if kernels is not None and block is not None:
+            rows = block[start:stop]
+            product = H.new_empty(len(rows), len(H))
+            kernels.times(rows.numpy(), H.numpy(), product.numpy())
+            return product
         empty = H.new_zeros(0, len(H))
         return torch.cat([empty, *(rows @ H.T for _, rows in self.chunks(start, stop))])
 

@@ -39,8 +39,8 @@ def seed_worst(
     H[list(empty)] = 0
     W = exact_weights(X, H)
     for k in empty:
-        squared, norms = residuals(X, W, H)
-        if not bool((squared > _EXPLAINED * norms).any()):
+        squared = residuals(X, W, H)
+        if not bool((squared > _EXPLAINED * X.norms).any()):
             break
         worst = int(squared.argmax())
         row = X.row(worst)

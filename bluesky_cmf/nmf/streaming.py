@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ __all__ = ["FitResult", "RowFit", "StreamingNMF", "check_numerics"]
 Array = npt.NDArray[Any]
 
 #: Sweeps and relative decrease of a refit between events.
-_EVENT_SWEEPS, _EVENT_TOL = 20, 1e-4
+_EVENT_SWEEPS, _EVENT_TOL = 4, 1e-4
 #: Sweeps by which the starts of a converged refit are told apart, and how many go on.
 _TRIAL_SWEEPS, _FINALISTS = 30, 3
+#: How much worse than the fit that stands a start may be after its trial and still be followed.
+_PROMISING = 1.1
 #: Most sweeps of a converged refit, and the relative decrease over 20 sweeps that ends it.
 _MAX_SWEEPS, _TOL = 2000, 1e-5
 #: What a start that depends on the history must win by: within this the data's own start is
@@ -200,24 +203,34 @@ class StreamingNMF:
         deadline = started + budget
         # What is to be improved on is the fit of what is there now.
         result = self.refit() if self._result is None or self._changed else self._result
-        best: Descent | None = None
-        for W, H in self._starts():
-            found = self._descend(W, H, max_sweeps=_MAX_SWEEPS, tol=_EVENT_TOL, deadline=deadline)
-            if best is None or found.objective < best.objective:
-                best = found
-            if time.perf_counter() >= deadline:
-                break
+        best = self._explore(started, deadline)
         # Less than this is no reason to redraw everything.
-        if best is None or best.objective >= (1 - _MARGIN) * result.objective:
+        if best.objective >= (1 - _MARGIN) * result.objective:
             return False
         self._adopt(self._matched(best), started)
         return True
+
+    def _explore(self, started: float, deadline: float) -> Descent:
+        """Go on from where the fit stands, try other starts, and follow the best of them."""
+        third = started + (deadline - started) / 3
+        own = self._descend(self._W, self._components.H, tol=_EVENT_TOL, deadline=third)
+        best: Descent | None = None
+        for W, H in self._starts():
+            if time.perf_counter() >= deadline:
+                break
+            found = self._descend(W, H, max_sweeps=_TRIAL_SWEEPS, deadline=deadline)
+            if best is None or found.objective < best.objective:
+                best = found
+        if best is None or best.objective > _PROMISING * own.objective:
+            best = own
+        best = self._descend(best.W, best.H, tol=_EVENT_TOL, deadline=deadline)
+        return min(own, best, key=lambda end: end.objective)
 
     def rows(self, start: int = 0, stop: int | None = None) -> RowFit:
         """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit."""
         start, stop, _ = slice(start, stop).indices(len(self._W))
         H, W = self._components.H, self._W[start:stop]
-        squared, norms = residuals(self._X, W, H, start, stop)
+        squared, norms = residuals(self._X, W, H, start, stop), self._X.norms[start:stop]
         # With one point for each weight nothing is left to take the noise from.
         spare = (self.n_features - (W > 0).sum(1)).to(W.dtype)
         variance = torch.where(spare > 0, squared / spare.clamp_min(1), math.nan)
@@ -403,9 +416,7 @@ class StreamingNMF:
     def _matched(self, found: Descent) -> Descent:
         """Give the free components of another start the names that they had."""
         order = match_components(found.H, self._components.H, self._components.free)
-        return Descent(
-            found.W[:, order], found.H[order], found.objective, found.converged, found.sweeps
-        )
+        return replace(found, W=found.W[:, order], H=found.H[order])
 
     def _adopt(self, found: Descent, started: float) -> FitResult:
         free = torch.tensor(self._components.free, dtype=torch.long, device=self.device)
@@ -415,18 +426,17 @@ class StreamingNMF:
         self._components.H = torch.where(scale[:, None] == 1, found.H, found.H / scale[:, None])
         self._W = found.W * scale
         self._changed = False
-        squared, norms = residuals(self._X, self._W, self._components.H)
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            objective=0.5 * float(squared.sum()),
+            objective=found.objective,
             n_patterns=len(self._X),
             converged=found.converged,
             seconds=time.perf_counter() - started,
             _W=self._W.to(self.dtype),
             _H=self._components.H.to(self.dtype),
-            _squared_residual=squared,
-            _squared_norm=norms,
+            _squared_residual=found.squared,
+            _squared_norm=self._X.norms,
         )
         return self._result
 

@@ -20,6 +20,8 @@ _PASSES = 8
 _WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
 _LOST = 1e-9
+#: Part of ‖X‖² below which a residual is formed, and not taken from products, which round it.
+_EXACT_BELOW = 1e-8
 #: Seconds between two looks at the deadline, as long as it is this far away.
 _LOOK = 0.005
 
@@ -30,10 +32,14 @@ _PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent arrived: W (N, K), H (K, F), the objective there, and why it ended."""
+    """Where a descent arrived: W (N, K), H (K, F), what is left there, and why it ended.
+
+    ``squared`` (N,) are the squared residuals of the rows, half of whose sum is ``objective``.
+    """
 
     W: torch.Tensor
     H: torch.Tensor
+    squared: torch.Tensor
     objective: float
     converged: bool
     sweeps: int
@@ -43,7 +49,10 @@ def exact_weights(
     X: Blocks, H: torch.Tensor, start: int = 0, stop: int | None = None
 ) -> torch.Tensor:
     """Solve for the weights (M, K) of the rows of X from ``start`` to ``stop``, given H (K, F)."""
-    C, G = X.times(H, start, stop), H @ H.T
+    return _solve(X, X.times(H, start, stop), H @ H.T)
+
+
+def _solve(X: Blocks, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
     kernels = kernels_for(X.device)
     if kernels is None:
         return nnls(C, G)
@@ -52,19 +61,26 @@ def exact_weights(
 
 def residuals(
     X: Blocks, W: torch.Tensor, H: torch.Tensor, start: int = 0, stop: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Squared residual and squared norm of the rows from ``start`` to ``stop``, (M,) each.
+) -> torch.Tensor:
+    """Form the squared residuals of the rows from ``start`` to ``stop``, (M,).
 
-    ``W`` holds the weights of these rows alone. The residual is formed and squared, since the
-    difference of Gram matrices would lose it to rounding.
+    ``W`` holds the weights of these rows alone.
     """
-    squared, norms = [], []
+    squared = []
     for first, rows in X.chunks(start, stop):
         weights = W[first - start : first - start + len(rows)]
         squared.append(torch.addmm(rows, weights, H, alpha=-1.0).square_().sum(1))
-        norms.append(torch.einsum("ij,ij->i", rows, rows))
-    empty = W.new_zeros(0)
-    return torch.cat([empty, *squared]), torch.cat([empty, *norms])
+    return torch.cat([W.new_zeros(0), *squared])
+
+
+def _residuals_of_products(
+    X: Blocks, W: torch.Tensor, H: torch.Tensor, C: torch.Tensor, G: torch.Tensor
+) -> torch.Tensor:
+    """Take the squared residuals from XHᵀ and HHᵀ, where rounding leaves enough of them."""
+    squared = X.norms - 2.0 * (W * C).sum(1) + ((W @ G) * W).sum(1)
+    if float(squared.sum()) < _EXACT_BELOW * 2.0 * X.half_norm:
+        return residuals(X, W, H)
+    return squared.clamp_min(0)
 
 
 def descend(
@@ -108,9 +124,11 @@ def descend(
         if len(state.curve) > _WINDOW:
             before, now = state.curve[-1 - _WINDOW], state.curve[-1]
             converged = before - now <= max(tol * before, lost)
-    W = exact_weights(X, state.H)
-    objective = 0.5 * float(residuals(X, W, state.H)[0].sum())
-    return Descent(W, state.H, objective, converged, len(state.curve) - 1)
+    C, G = state.C, state.H @ state.H.T
+    W = _solve(X, C, G)
+    squared = _residuals_of_products(X, W, state.H, C, G)
+    objective = 0.5 * float(squared.sum())
+    return Descent(W, state.H, squared, objective, converged, len(state.curve) - 1)
 
 
 class Extrapolation:
@@ -127,8 +145,8 @@ class Extrapolation:
 
     Attributes
     ----------
-    H : Tensor (K, F)
-        The best components.
+    H, C : Tensor (K, F), (N, K)
+        The best components, and XHᵀ.
     curve : list of float
         The objective at the start and after each sweep; it never rises.
     """
@@ -139,9 +157,9 @@ class Extrapolation:
         self.Wt, self.H = W.T.clone(memory_format=torch.contiguous_format), H.clone()
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
         self._pace = list(_PACE)
-        self._C = X.times(H)
-        self._ahead_C = self._C
-        self.curve = [self._objective(self.Wt, self.H, self._C)]
+        self.C = X.times(self.H)
+        self._ahead_C = self.C.clone()
+        self.curve = [self._objective(self.Wt, self.H, self.C)]
         self._seconds = 0.0
 
     def sweep(self, count: int) -> None:
@@ -171,8 +189,10 @@ class Extrapolation:
             self.X.half_norm,
             self.Wt.numpy(),
             self.H.numpy(),
+            self.C.numpy(),
             self._ahead_Wt.numpy(),
             self._ahead_H.numpy(),
+            self._ahead_C.numpy(),
             pace,
             np.array(self.free, dtype=np.int64),
             _PASSES,
@@ -198,12 +218,12 @@ class Extrapolation:
             # and XHᵀ of an extrapolation is the extrapolation of XHᵀ.
             self._ahead_Wt, self._ahead_H = ahead_Wt, H.clone()
             self._ahead_H[self.free] += step * (H - self.H)[self.free]
-            self._ahead_C = C + step * (C - self._C)
-            self.Wt, self.H, self._C = Wt, H, C
+            self._ahead_C = C + step * (C - self.C)
+            self.Wt, self.H, self.C = Wt, H, C
             self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
         else:
             objective = self.curve[-1]
-            self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self._C
+            self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self.C
             self._pace[:2] = step / shrink, step
         self.curve.append(objective)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["nnls", "sweep", "warm_up"]
+__all__ = ["nnls", "sweep", "times", "warm_up"]
 
 #: Rounding may be reassociated, as BLAS does; NaN and infinity keep their meaning.
 _OPTIONS = {
@@ -37,7 +37,7 @@ _MAX_EXCHANGES = 200
 
 
 @_compiled
-def _times(X, H, C):
+def times(X, H, C):
     """C = XHᵀ, (N, K)."""
     N, F = X.shape
     K = len(H)
@@ -165,21 +165,19 @@ def _objective(half_norm, W, C, A, G):
 
 
 @_compiled
-def sweep(X, half_norm, W, H, ahead_W, ahead_H, pace, free, passes, sweeps, curve):
+def sweep(X, half_norm, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, sweeps, curve):
     """Do extrapolated sweeps in place: `sweeps.Extrapolation.sweep`.
 
-    W (K, N) and H (K, F) are the best factors, ``ahead_W`` and ``ahead_H`` the extrapolated ones,
-    ``pace`` holds the step, its bound, how the step grows, how the bound grows, and how the step
-    shrinks. ``curve`` (sweeps,) takes the objective after each sweep.
+    W (K, N) and H (K, F) are the best factors and C = XHᵀ (N, K), ``ahead_…`` the extrapolated
+    ones. ``pace`` holds the step and its bound, how both grow after a good sweep, and how the
+    step shrinks after a bad one. ``curve`` (sweeps,) takes the objective after each sweep.
     """
     K, N = W.shape
     F = H.shape[1]
-    C, ahead_C, new_C = np.empty((N, K)), np.empty((N, K)), np.empty((N, K))
+    new_C = np.empty((N, K))
     A, G, B = np.empty((K, K)), np.empty((K, K)), np.empty((K, F))
     new_W, new_H = np.empty((K, N)), np.empty((K, F))
     every = np.arange(K)
-    _times(X, H, C)
-    _times(X, ahead_H, ahead_C)
     _gram(W, A)
     _gram(H, G)
     objective = _objective(half_norm, W, C, A, G)
@@ -193,7 +191,7 @@ def sweep(X, half_norm, W, H, ahead_W, ahead_H, pace, free, passes, sweeps, curv
         _transposed_times(X, ahead_W.T, B)
         new_H[:] = ahead_H
         _descend_columns(new_H, A, B, free, passes)
-        _times(X, new_H, new_C)
+        times(X, new_H, new_C)
         _gram(new_W, A)
         _gram(new_H, G)
         found = _objective(half_norm, new_W, new_C, A, G)
@@ -295,8 +293,9 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
 def warm_up() -> None:
     """Compile the kernels, or load them from the cache."""
     for dtype in (np.float32, np.float64):
-        X, W, H = np.ones((2, 3), dtype), np.ones((1, 2)), np.ones((1, 3))
+        X, W, H, C = np.ones((2, 3), dtype), np.ones((1, 2)), np.ones((1, 3)), np.ones((2, 1))
         pace = np.array([0.5, 1.0, 1.05, 1.01, 1.5])
         free, curve = np.zeros(1, np.int64), np.empty(1)
-        sweep(X, 3.0, W, H, W.copy(), H.copy(), pace, free, 1, 1, curve)
+        times(X, H, C)
+        sweep(X, 3.0, W, H, C, W.copy(), H.copy(), C.copy(), pace, free, 1, 1, curve)
     nnls(np.ones((1, 1)), np.ones((1, 1)))
