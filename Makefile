@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # Options for what a target runs, for example: make demo ARGS="--exposure 0.05"
 ARGS ?=
 
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test lint format bench clean
 
 help:
 	@echo "make demo    a simulated heating ramp, decomposed live, stored and drawn"
 	@echo "make test    the whole test suite"
 	@echo "make lint    style, types and the direction of imports"
 	@echo "make format  lay the code out as lint wants it"
+	@echo "make bench   speed, side by side with peers"
 	@echo "make venv    only set .venv up, or bring it up to date"
 	@echo "make clean   remove .venv, caches and what the demo left"
 
@@ -22,6 +23,9 @@ demo: $(VENV)/test.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/test.stamp $(VENV)/bench.stamp
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
@@ -39,7 +43,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than these two files where what is installed follows them.
-$(VENV)/test.stamp $(VENV)/lint.stamp: $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/test.stamp $(VENV)/lint.stamp $(VENV)/bench.stamp: $(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV) for '$*'; the first time takes a few minutes ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[$*]'

@@ -1,0 +1,134 @@
+"""The ways to the same factorization: ours and the peers', each as (seconds, objective) curves.
+
+All of them hold the first and the last pattern and look for the rest, but for scikit-learn and
+nmf-torch, which cannot hold components and so have an easier problem.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from bluesky_cmf import NMFBase
+from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.seeds import seed_worst
+from bluesky_cmf.nmf.sweeps import Extrapolation, exact_weights
+
+Curve = Iterator[tuple[float, float]]
+
+
+def exact_objective(X: np.ndarray, H: np.ndarray) -> float:
+    """½‖X - WH‖² with the best weights for H."""
+    blocks = Blocks(X.shape[1], dtype=torch.float64, device=torch.device("cpu"))
+    blocks.append(torch.tensor(X, dtype=torch.float64))
+    components = torch.tensor(np.maximum(H, 0), dtype=torch.float64)
+    W = exact_weights(blocks, components)
+    return 0.5 * float(((torch.tensor(X, dtype=torch.float64) - W @ components) ** 2).sum())
+
+
+def ours(X: np.ndarray, K: int, seed: int, *, known: np.ndarray | None = None) -> Curve:
+    """Extrapolated sweeps: from the worst-explained patterns (seed 0), else from drawn ones."""
+    known = X[[0, -1]] if known is None else known
+    started = time.perf_counter()
+    blocks = Blocks(X.shape[1], dtype=torch.float32, device=torch.device("cpu"))
+    blocks.append(torch.from_numpy(X))
+    H = torch.zeros(K, X.shape[1], dtype=torch.float64)
+    H[:2] = torch.from_numpy(known)
+    free = list(range(2, K))
+    if seed == 0:
+        W, H = seed_worst(blocks, H, free, residual=False)
+    else:
+        rows = np.random.default_rng(seed).choice(len(X), len(free), replace=False)
+        H[free] = torch.from_numpy(X[rows]).double()
+        W = exact_weights(blocks, H)
+    state = Extrapolation(blocks, W, H, free)
+    while True:
+        state.sweep(2)
+        yield time.perf_counter() - started, state.curve[-1]
+
+
+class Multiplicative(NMFBase):
+    """The general road: autograd through `reconstruct`, as constrainedmf goes it."""
+
+    def reconstruct(self, H: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+        return W @ H
+
+    def get_W_positive(self, WH, beta, H_sum):
+        return WH @ self.H.T, H_sum
+
+    def get_H_positive(self, WH, beta, W_sum):
+        return self.W.T @ WH, W_sum
+
+
+def multiplicative(X: np.ndarray, K: int, seed: int, *, step: int = 500) -> Curve:
+    """`NMFBase.fit`, ``step`` iterations at a time; the curve counts the fit's own seconds."""
+    known = [torch.from_numpy(X[[k]]) for k in (0, -1)]
+    model = Multiplicative(
+        (len(X), K),
+        (K, X.shape[1]),
+        K,
+        initial_components=known,
+        fix_components=[True, True],
+        seed=seed,
+    )
+    data, seconds = torch.from_numpy(X), 0.0
+    while True:
+        started = time.perf_counter()
+        curve = model.fit(data, beta=2, tol=0, max_iter=step)
+        seconds += time.perf_counter() - started
+        yield seconds, curve[-1]
+
+
+def pymcr(X: np.ndarray, K: int, seed: int) -> Curve:
+    """pyMCR's `McrAR` with fixed spectra and NNLS, to its own end."""
+    from pymcr.mcr import McrAR
+    from pymcr.regressors import NNLS
+
+    rows = np.random.default_rng(seed).choice(len(X), K - 2, replace=False)
+    spectra = np.concatenate([X[[0, -1]], X[rows]]).astype(float)
+    model = McrAR(max_iter=200, st_regr=NNLS(), c_regr=NNLS(), tol_increase=1.0)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X.astype(float), ST=spectra, st_fix=[0, 1])
+    yield time.perf_counter() - started, exact_objective(X, model.ST_opt_)
+
+
+def sklearn(X: np.ndarray, K: int, seed: int) -> Curve:
+    """scikit-learn's coordinate descent, without held components, to its own end."""
+    from sklearn.decomposition import NMF
+
+    yield from _estimator(X, NMF(K, init="random", random_state=seed, max_iter=2000, tol=1e-6))
+
+
+def minibatch(X: np.ndarray, K: int, seed: int) -> Curve:
+    """scikit-learn's MiniBatchNMF, without held components, to its own end."""
+    from sklearn.decomposition import MiniBatchNMF
+
+    yield from _estimator(X, MiniBatchNMF(K, init="random", random_state=seed, max_iter=500))
+
+
+def _estimator(X: np.ndarray, model) -> Curve:
+    data = X.astype(float)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(data)
+    yield time.perf_counter() - started, exact_objective(X, model.components_)
+
+
+def time_to(curve: Curve, objective: float, *, limit: float = math.inf) -> tuple[float, float]:
+    """Seconds until the objective is reached (inf: not within ``limit``), and the last value."""
+    seconds, value = 0.0, math.inf
+    for seconds, value in curve:
+        if value <= objective:
+            return seconds, value
+        if seconds > limit:
+            break
+    return math.inf, value
+
+
+Road = Callable[[np.ndarray, int, int], Curve]
