@@ -252,7 +252,9 @@ class LiveNMF:
         InputError
             Where the pattern cannot be used.
         """
-        self._change("fix", Component(name, True, _pattern(pattern)))
+        held = self._shape(name) if pattern is None else _pattern(pattern)
+        self._check_length(name, held)
+        self._change("fix", Component(name, True, held))
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held.
@@ -291,7 +293,9 @@ class LiveNMF:
             taken = {component.name for component in self._current}
             unknown = (f"unknown {number}" for number in itertools.count(1))
             chosen = name or next(label for label in unknown if label not in taken)
-            self._change("add", Component(chosen, fixed, _pattern(pattern)))
+            values = _pattern(pattern)
+            self._check_length(chosen, values)
+            self._change("add", Component(chosen, fixed, values))
         return chosen
 
     def remove_component(self, name: str) -> None:
@@ -468,6 +472,29 @@ class LiveNMF:
             self._current = change.apply(self._current, shaped=dataset is not None)
             self._put(_Changed(change))
 
+    def _shape(self, name: str) -> npt.NDArray[Any] | None:
+        """Give the shape that a component has now, before anything else is done with it."""
+        result = self._open_result()
+        if result is None or name not in result.names:
+            return None
+        shape = result.components[result.names.index(name)]
+        return shape if shape.any() else None
+
+    def _check_length(self, name: str, pattern: Phase | npt.NDArray[Any] | None) -> None:
+        result = self._open_result()
+        if result is None or pattern is None or isinstance(pattern, Phase):
+            return
+        expected = result.components.shape[1]
+        if len(pattern) != expected:
+            raise InputError(
+                f"pattern: expected a Phase or the {expected} points that are fitted for "
+                f"component {name!r}, got {len(pattern)}"
+            )
+
+    def _open_result(self) -> FitResult | None:
+        dataset = self._open_dataset()
+        return None if dataset is None else dataset.result
+
     def _note(self, dataset: Dataset) -> None:
         if dataset.error is not None:
             self._error = dataset.error
@@ -506,8 +533,8 @@ def _components(phases: Sequence[Phase], n_components: int | None) -> tuple[Comp
     n_components = len(phases) + 1 if n_components is None else n_components
     if not isinstance(n_components, int) or not max(1, len(phases)) <= n_components <= _MOST:
         raise InputError(
-            f"n_components: expected a number of at least 1, at least the {len(phases)} phases, "
-            f"and at most {_MOST}, got {n_components!r}"
+            f"n_components: expected a number from {max(1, len(phases))} (there are "
+            f"{len(phases)} phases) to {_MOST}, got {n_components!r}"
         )
     known = [Component(phase.name, True, phase) for phase in phases]
     names = [component.name for component in known]

@@ -135,6 +135,7 @@ class Dataset:
     _variables: tuple[Independent, ...] = field(init=False, default=(PATTERN_NUMBER,))
     _points: list[Point] = field(init=False, default_factory=list)
     _refused: list[Refused] = field(init=False, default_factory=list)
+    _n_refused: int = field(init=False, default=0)
     _published: int = field(init=False, default=0)
     _improvable: bool = field(init=False, default=False)
 
@@ -161,7 +162,8 @@ class Dataset:
 
     def refuse(self, refused: Refused) -> None:
         """Publish a pattern that cannot be used, with the reason."""
-        self.note(refused.error)
+        self._n_refused += 1
+        self.note(refused.error, quiet=self._n_refused > 1)
         if self._run is None and self.lazy:
             self._refused.append(refused)
             return
@@ -169,13 +171,13 @@ class Dataset:
             self._variables = refused.variables or (PATTERN_NUMBER,)
         self._open_run().reject(refused.run, refused.seq_num, str(refused.error))
 
-    def note(self, error: Exception) -> None:
-        """Keep an error; log it unless it is the one that was logged last."""
+    def note(self, error: Exception, *, quiet: bool = False) -> None:
+        """Keep an error; log it unless it is the one that was kept before, or ``quiet``."""
         known = self.error is not None and str(self.error) == str(error)
         self.error = error
-        if not known:
-            trace = None if isinstance(error, CMFError) else error
-            logger.error("run %s: %s", self.raw_start["uid"][:8], error, exc_info=trace)
+        level = logging.DEBUG if known or quiet else logging.ERROR
+        trace = None if isinstance(error, CMFError) else error
+        logger.log(level, "run %s: %s", self.raw_start["uid"][:8], error, exc_info=trace)
 
     def improve(self, budget: float) -> None:
         """Spend idle time on a better fit, once after each refit."""
@@ -214,6 +216,9 @@ class Dataset:
         if self._run is None and not self._points and not self._refused:
             return
         run = self._open_run()
+        if self._n_refused > 1:
+            uid = self.raw_start["uid"][:8]
+            logger.warning("run %s: %d patterns were rejected in all", uid, self._n_refused)
         if not converged:
             exit_status, reason = "fail", f"the fit failed: {self.error}"
         for point in self._points[self._published :]:
@@ -278,6 +283,12 @@ class Dataset:
         """
         pattern = component.pattern
         if not isinstance(pattern, Phase):
+            length = len(self.recipe.preprocess.axis(x))
+            if pattern is not None and len(pattern) != length:
+                raise AxisError(
+                    f"component {component.name!r} is held at an array of {len(pattern)} points, "
+                    f"but {length} are fitted; fix it again, at a Phase or at an array as long"
+                )
             return pattern
         # A phase has to cover what is fitted, not what is cropped away.
         kept = self.recipe.preprocess.axis(x)

@@ -310,7 +310,7 @@ def test_r_factors_over_decades_get_a_logarithmic_scale_unless_one_is_zero(
 ) -> None:
     plot = LiveNMFPlot()
     scan = Scan(plot)
-    scan.r[2] = least
+    scan.r[-2] = least
     scan.whole()
     low, high = plot.axes["r_factor"].get_ylim()
     assert plot.axes["r_factor"].get_yscale() == scale

@@ -224,12 +224,16 @@ class _Quality:
         feet = np.column_stack([x[kept], np.zeros(len(kept))])
         self._lag.set_segments(list(np.stack([feet, np.column_stack([x[kept], tops])], axis=1)))
         self._lag.set_linewidth(float(np.clip(300 / max(len(x), 1), 0.8, 6.0)))
-        logarithmic = _spans_decades(r)
+        # As many patterns as components are explained by anything: they say nothing of the rest.
+        judged = r[len(view.names) :] if len(r) > 2 * len(view.names) else r
+        logarithmic = _spans_decades(judged)
         scale = "log" if logarithmic else "linear"
         if self._axes.get_yscale() != scale:
             self._axes.set_yscale(scale)
-        positive = r[r > 0]
-        bounds = limits(positive, logarithmic=True) if logarithmic else limits([0, *extremes(r)])
+        if logarithmic:
+            bounds = limits(judged[judged > 0], logarithmic=True)
+        else:
+            bounds = limits([0, *extremes(r)])
         set_limits(self._axes, y=bounds)
         set_limits(self._twin, y=(0, max(1.0, *extremes(lag)) * 1.3))
         self._axes.set_xlabel(view.abscissa.label)

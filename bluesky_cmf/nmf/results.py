@@ -1,6 +1,6 @@
 """What a refit gives back: frozen views, numpy only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -68,10 +68,10 @@ class FitResult:
     n_patterns: int
     converged: bool
     seconds: float
-    _W: torch.Tensor
-    _H: torch.Tensor
-    _squared_residual: torch.Tensor
-    _squared_norm: torch.Tensor
+    _W: torch.Tensor = field(repr=False)
+    _H: torch.Tensor = field(repr=False)
+    _squared_residual: torch.Tensor = field(repr=False)
+    _squared_norm: torch.Tensor = field(repr=False)
 
     @cached_property
     def weights(self) -> Array:
