@@ -16,6 +16,7 @@ from typing import Any
 
 import databroker
 import event_model
+import httpx
 import numpy as np
 import pytest
 import tiled.profiles
@@ -25,7 +26,8 @@ from event_model import DocumentNames, schema_validators
 from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
-from bluesky_cmf.catalogs import Catalog, CatalogWriter, open_catalog
+from bluesky_cmf.catalogs import Catalog, CatalogWriter, open_catalog, patience
+from bluesky_cmf.documents import read_analysis
 from bluesky_cmf.errors import CatalogError, RunNotFoundError
 
 # databroker.temp() is a Tiled application in this process: its client imports Starlette's test
@@ -39,7 +41,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that was opened once: making one takes Tiled some seconds."""
+    """A folder that was opened once."""
     folder = tmp_path_factory.mktemp("catalogs") / "empty"
     open_catalog(folder).close()
     return folder
@@ -56,8 +58,10 @@ def new_folder(empty_catalog: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    server = SimpleTiledServer(tmp_path_factory.mktemp("server"))
+def server(empty_catalog: Path) -> Iterator[Any]:
+    # Over a folder that was made into a catalog here: Tiled's own server has to know it for one.
+    directory = shutil.copytree(empty_catalog, empty_catalog.with_name("server"))
+    server = SimpleTiledServer(directory)
     yield server
     server.close()
     # The server leaves its log files open.
@@ -70,7 +74,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def catalogs(folder: Path, server: Any) -> Iterator[Callable[[str], Catalog]]:
-    # The folder is opened after the server: both point Tiled's one logger at their files.
     opened = {
         "server": open_catalog(server.uri),
         "folder": open_catalog(folder),
@@ -150,6 +153,11 @@ def events(docs: list[tuple[str, Any]], stream: str = "primary") -> list[dict[st
     return [doc for name, doc in docs if name == "event" and doc["descriptor"] in uids]
 
 
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the package itself has logged."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("bluesky_cmf")]
+
+
 def all_valid(docs: list[tuple[str, Any]]) -> bool:
     for name, doc in docs:
         schema_validators[DocumentNames[name]].validate(doc)
@@ -162,7 +170,7 @@ def until(condition: Callable[[], Any], seconds: float) -> Any:
     pause = threading.Event()
     while not (answer := condition()):
         assert time.monotonic() < deadline, "nothing came in time"
-        pause.wait(0.05)
+        pause.wait(0.2)
     return answer
 
 
@@ -203,6 +211,15 @@ def a_run_of_everything(n: int = 7) -> Run:
             label=f"at {i}",
             good=bool(i % 2),
         )
+    run.stop()
+    return run
+
+
+def a_small_run(n: int = 3) -> Run:
+    run = Run()
+    stream = run.stream("primary", {"x": NUMBER, "y": array(4)})
+    for i in range(n):
+        run.event(stream, x=float(i), y=np.full(4, i, float))
     run.stop()
     return run
 
@@ -488,14 +505,18 @@ def test_data_keys_that_tiled_cannot_name_are_kept_under_other_names(
 # ---- the writer ------------------------------------------------------------------------------
 
 
-def test_a_reader_sees_events_while_the_run_is_open(any_catalog: Catalog) -> None:
+def test_a_reader_sees_events_while_the_run_is_open(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bluesky_cmf.catalogs.writer._PACE", 0.05)
+    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_write._FIRST_BATCH", 0.1)
     run = Run()
     stream = run.stream("primary", {"x": NUMBER, "y": array(100)})
-    writer = any_catalog.writer()
+    writer = catalog.writer()
 
     def seen() -> int:
         try:
-            docs = list(any_catalog.documents(run.uid))
+            docs = list(catalog.documents(run.uid))
         except RunNotFoundError:
             return 0
         assert docs[-1][0] != "stop"
@@ -582,7 +603,8 @@ def test_a_run_that_fails_is_logged_once_and_the_others_go_on(
     first.store(writer)  # The catalog has a run with this uid.
     second.store(writer)
     assert writer.flush(30) is False
-    assert first.uid in caplog.text and len(caplog.records) == 1
+    (line,) = ours(caplog)
+    assert first.uid in line
     assert writer.error is not None
     assert len(events(list(tiled_catalog.documents(second.uid)))) == 3
 
@@ -599,7 +621,159 @@ def test_a_run_whose_start_did_not_come_is_left_out_with_a_warning(
         writer(name, doc)
     writer.flush(30)
     assert writer.error is None
-    assert "Subscribe the writer before the scan" in caplog.text and len(caplog.records) == 1
+    (line,) = ours(caplog)
+    assert "Subscribe the writer before the scan" in line
+
+
+def test_kinds_of_documents_that_are_not_stored_are_passed_over(
+    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = a_small_run()
+    run.docs.insert(2, ("bulk_events", {"": []}))
+    assert len(events(stored(tiled_catalog, run))) == 3
+    assert ours(caplog) == []
+
+
+def test_a_document_that_makes_no_sense_is_told_once_and_the_others_are_stored(
+    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = a_small_run()
+    odd: list[tuple[str, Any]] = [
+        *(("event", {}), ("event", None), ("stop", {}), ("start", {"time": 0.0})),
+        ("descriptor", {"run_start": run.uid}),
+    ]
+    run.docs[2:2] = odd
+    writer = tiled_catalog.writer()
+    run.store(writer)
+    assert writer.flush(30) is False
+    assert isinstance(writer.error, (KeyError, AttributeError))
+    (line,) = ours(caplog)
+    assert "makes no sense" in line
+    assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
+    assert writer.close(30) is False
+
+
+def test_a_start_document_that_cannot_be_stored_costs_its_run_alone(
+    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused, run = a_small_run(), a_small_run()
+    refused.docs[0] = ("start", {**refused.docs[0][1], "device": threading.Lock()})
+    writer = tiled_catalog.writer()
+    refused.store(writer)
+    run.store(writer)
+    assert writer.flush(30) is False
+    assert writer.error is not None
+    (line,) = ours(caplog)
+    assert refused.uid in line
+    assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
+
+
+# ---- a network that fails --------------------------------------------------------------------
+
+
+class Network:
+    """Lets requests that append through, or fails them: one fault a request, in order."""
+
+    def __init__(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.faults: list[Callable[[str], Any]] = []
+        self._patch = client.context.http_client.patch
+        monkeypatch.setattr(client.context.http_client, "patch", self)
+        monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 1)
+
+    def __call__(self, url: str, **options: Any) -> Any:
+        fault = self.faults.pop(0) if self.faults else None
+        if fault is None:
+            return self._patch(url, **options)
+        if fault is answer_lost:
+            self._patch(url, **options)
+        return fault(url)
+
+
+def unreachable(url: str) -> Any:
+    raise httpx.ConnectError("the network is down")
+
+
+def answer_lost(url: str) -> Any:
+    raise httpx.ReadTimeout("no answer")
+
+
+def restarting(url: str) -> Any:
+    return httpx.Response(503, request=httpx.Request("PATCH", url))
+
+
+def too_busy(url: str) -> Any:
+    headers = {"Retry-After": "0.01"}
+    return httpx.Response(429, headers=headers, request=httpx.Request("PATCH", url))
+
+
+@pytest.fixture
+def network(tiled_catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(tiled_catalog._client, monkeypatch)
+
+
+@pytest.mark.parametrize("fault", [unreachable, answer_lost, restarting, too_busy])
+def test_a_network_that_fails_for_a_while_costs_no_row_and_doubles_none(
+    tiled_catalog: Catalog, network: Network, fault: Callable[[str], Any]
+) -> None:
+    run = a_small_run(4)
+    writer = tiled_catalog.writer()
+    for number, (name, doc) in enumerate(run.docs):
+        if number == 3:
+            # The first row is written: those that follow are appended to the array and the table.
+            assert writer.flush(30)
+            network.faults = [fault, fault, None, fault, fault]  # type: ignore[list-item]
+        writer(name, doc)
+    assert writer.flush(30) and writer.error is None
+    assert network.faults == []
+    back = events(list(tiled_catalog.documents(run.uid)))
+    assert [e["data"]["x"] for e in back] == [0, 1, 2, 3]
+    assert [e["data"]["y"].tolist() for e in back] == [[float(i)] * 4 for i in range(4)]
+
+
+def test_a_server_that_stays_away_costs_the_open_run_and_not_the_next(
+    tiled_catalog: Catalog, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_PATIENCE", 0.0)
+    lost, run = a_small_run(), a_small_run()
+    writer = tiled_catalog.writer()
+    for number, (name, doc) in enumerate(lost.docs):
+        if number == 3:
+            assert writer.flush(30)
+            network.faults = [unreachable]
+        writer(name, doc)
+    assert writer.flush(30) is False
+    assert isinstance(writer.error, httpx.ConnectError)
+    run.store(writer)
+    writer.flush(30)
+    assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
+    # What looks like a whole run is one.
+    assert [name for name, _ in tiled_catalog.documents(lost.uid)][-1] != "stop"
+
+
+def test_a_data_key_that_is_refused_half_way_comes_back_with_the_rows_that_were_stored(
+    tiled_catalog: Catalog, network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(url: str) -> Any:
+        assert url.endswith("/primary/y")
+        request = httpx.Request("PATCH", url)
+        return httpx.Response(400, json={"detail": "no such array"}, request=request)
+
+    run = a_small_run()
+    writer = tiled_catalog.writer()
+    for number, (name, doc) in enumerate(run.docs):
+        if number == 3:
+            assert writer.flush(30)
+            network.faults = [refuse]
+        writer(name, doc)
+    assert writer.flush(30) is False
+    assert "no such array" in str(writer.error)
+    docs = list(tiled_catalog.documents(run.uid))
+    assert docs[-1][0] == "stop" and all_valid(docs)
+    assert [e["data"]["x"] for e in events(docs)] == [0, 1, 2]
+    nan = [np.nan] * 4
+    np.testing.assert_array_equal([e["data"]["y"] for e in events(docs)], [[0.0] * 4, nan, nan])
+    assert "'y' has 1 of 3 rows" in caplog.text
 
 
 def test_a_closed_writer_says_once_that_it_stores_nothing(
@@ -609,7 +783,8 @@ def test_a_closed_writer_says_once_that_it_stores_nothing(
     assert writer.close(30)
     Run().store(writer)
     Run().store(writer)
-    assert len(caplog.records) == 1 and "closed" in caplog.text
+    (line,) = ours(caplog)
+    assert "closed" in line
 
 
 def test_a_flush_that_runs_out_of_time_says_so() -> None:
@@ -639,7 +814,7 @@ def test_a_flush_that_runs_out_of_time_says_so() -> None:
 
 
 def test_a_folder_survives_a_restart_and_can_be_open_twice(new_folder: Path) -> None:
-    run = a_run_of_everything(3)
+    run = a_small_run()
     before = set(threading.enumerate())
     with open_catalog(new_folder) as first, open_catalog(str(new_folder)) as second:
         first_docs = stored(first, run)
@@ -699,7 +874,7 @@ def profile(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 def test_a_profile_is_opened_by_its_name(profile: str) -> None:
-    run = a_run_of_everything(2)
+    run = a_small_run()
     for spec in (profile, f"tiled:{profile}", f"databroker:{profile}"):
         with open_catalog(spec) as catalog:
             assert catalog.spec.endswith(f":{profile}")
@@ -740,6 +915,10 @@ def test_what_is_no_catalog_is_refused_with_what_to_do(
         "http://127.0.0.1:9/api/v1": "does not answer.*Check the address",
         server.uri.replace(server.api_key, "wrong"): "Cannot open.*Invalid API key",
         "ftp://somewhere": "expected a folder",
+        "https://[": "address of the server cannot be read",
+        "x" * 5000: "x… cannot be opened as a catalog: File name too long",
+        "a\0b": "cannot be opened as a catalog: embedded null byte",
+        "~nobody-of-this-name/catalog": "cannot be opened as a catalog",
         " ": "expected a folder",
     }
     for spec, message in refused.items():
@@ -774,7 +953,7 @@ def test_a_folder_that_another_process_uses_is_refused(new_folder: Path) -> None
 
 
 def test_runs_are_found_by_the_beginning_of_their_uid(catalog: Catalog) -> None:
-    run = a_run_of_everything(1)
+    run = Run()
     twin = Run(uid=run.uid[:8] + str(uuid.uuid4())[8:])
     stored(catalog, run)
     stored(catalog, twin)
@@ -791,23 +970,41 @@ def test_runs_are_found_by_the_beginning_of_their_uid(catalog: Catalog) -> None:
 def test_a_process_that_never_closes_ends_by_itself_with_everything_written(
     new_folder: Path,
 ) -> None:
+    """The catalog is opened after the fit has begun, and still closed after it."""
     script = """
-import sys
+import gc, sys
+gc.disable()  # To go through all that is imported takes seconds, also at the exit.
 import event_model, numpy as np
-from bluesky_cmf.catalogs import open_catalog
+from bluesky_cmf import LiveNMF, open_catalog
 
-write = open_catalog(sys.argv[1]).writer()
+live = LiveNMF("y", n_components=2)
 run = event_model.compose_run()
 stream = run.compose_descriptor(
     name="primary", data_keys={"y": {"source": "", "dtype": "array", "shape": [2000]}}
 )
-write("start", run.start_doc)
-write("descriptor", stream.descriptor_doc)
-for i in range(200):
+callbacks = [live]
+
+def give(name, doc):
+    for callback in callbacks:
+        callback(name, doc)
+
+def event(i):
     data = {"y": np.full(2000, float(i))}
-    write("event", stream.compose_event(data=data, timestamps={"y": 1.0}, validate=False))
-write("stop", run.compose_stop())
+    return stream.compose_event(data=data, timestamps={"y": 1.0}, validate=False)
+
+give("start", run.start_doc)
+give("descriptor", stream.descriptor_doc)
+live("event", event(99))
+writer = open_catalog(sys.argv[1]).writer()
+live.subscribe(writer)
+callbacks.append(writer)
+writer("start", run.start_doc)
+writer("descriptor", stream.descriptor_doc)
+for i in range(20):
+    give("event", event(i))
+give("stop", run.compose_stop())
 print(run.start_doc["uid"])
+gc.freeze()
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, str(new_folder)],
@@ -820,29 +1017,45 @@ print(run.start_doc["uid"])
     (uid,) = done.stdout.split()
     with open_catalog(new_folder) as catalog:
         docs = list(catalog.documents(uid))
-    assert [float(e["data"]["y"][0]) for e in events(docs)] == list(range(200))
+        (analysis_uid,) = set(catalog.uids()) - {uid}
+        analysis = read_analysis(catalog.documents(analysis_uid))
+    assert [float(e["data"]["y"][0]) for e in events(docs)] == list(range(20))
     assert docs[-1][0] == "stop"
+    assert analysis.start is not None and analysis.start["original_run_uid"] == uid
+    assert analysis.stop is not None and analysis.converged
+    assert analysis.n_patterns == 21
 
 
-def test_opening_and_closing_a_folder_leaves_the_logging_of_the_process_alone(
-    tmp_path: Path, new_folder: Path
+def test_a_folder_logs_into_itself_and_leaves_the_logging_of_the_process_alone(
+    tmp_path: Path, new_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = logging.getLogger("test.catalogs")
     handler = logging.FileHandler(tmp_path / "mine.log", mode="w")
     log.addHandler(handler)
-    before = {
-        name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate)
-        for name in ("tiled", "uvicorn.error", "uvicorn.access")
-    }
+    access = logging.getLogger("uvicorn.access")
+    access.addHandler(handler)
+
+    def state() -> list[Any]:
+        names = ("tiled", "tiled.server.app", "uvicorn.error", "uvicorn.access")
+        logs = [logging.getLogger(name) for name in names]
+        return [(log.handlers[:], log.level, log.propagate) for log in logs]
+
+    before = state()
     try:
         with open_catalog(new_folder):
             log.warning("while open")
+            assert handler in access.handlers
+            assert [level for _, level, _ in state()] == [level for _, level, _ in before]
+            logging.getLogger("tiled.server.app").warning("something odd")
+            logging.getLogger("uvicorn.error").info("nothing special")
         log.warning("after")
+        assert state() == before
     finally:
         log.removeHandler(handler)
+        access.removeHandler(handler)
         handler.close()
-    assert (tmp_path / "mine.log").read_text() == "while open\nafter\n"
-    assert before == {
-        name: (logging.getLogger(name).handlers[:], logging.getLogger(name).propagate)
-        for name in before
-    }
+    lines = (tmp_path / "mine.log").read_text().splitlines()
+    assert [line for line in lines if "HTTP" not in line] == ["while open", "after"]
+    assert capfd.readouterr().err == ""
+    (line,) = (new_folder / "error.log").read_text().splitlines()
+    assert line.endswith("WARNING something odd")

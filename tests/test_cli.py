@@ -19,6 +19,7 @@ from bluesky import RunEngine
 from bluesky_cmf import open_catalog
 from bluesky_cmf.catalogs import Catalog
 from bluesky_cmf.cli import run
+from bluesky_cmf.cli.console import ScanProgress
 from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
@@ -101,43 +102,44 @@ def test_the_demo_holds_the_known_phases_as_they_were_written_beside_it(demo: Fi
         np.testing.assert_array_equal(component, written.astype(component.dtype))
 
 
-def test_the_replay_command_of_the_demo_reproduces_it(demo: Finished) -> None:
-    command = fact(demo.output, "replay with")
-    done = subprocess.run(
-        command,
-        shell=True,
-        cwd=demo.folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert fact(done.stdout, "raw run") == fact(demo.output, "raw run")
-    assert objective(done.stdout) == pytest.approx(objective(demo.output), rel=1e-3)
+def test_the_replay_command_of_the_demo_reproduces_it(
+    demo: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(fact(demo.output, "replay with"))
+    assert words[: len(PROGRAM)] == PROGRAM
+    monkeypatch.chdir(demo.folder)
+    assert run(words[len(PROGRAM) :]) == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert fact(output, "raw run") == fact(demo.output, "raw run")
+    assert objective(output) == pytest.approx(objective(demo.output), rel=1e-3)
 
 
-def test_an_interrupted_demo_stores_what_was_measured_and_exits_with_130(tmp_path: Path) -> None:
-    command = [*PROGRAM, "demo", "--patterns", "40", "--exposure", "0.1"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    # The first quarter of the scan is measured.
-    assert process.stdout.readline() == "scan: 10 of 40 patterns\n"
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=180)
-    assert (process.returncode, errors) == (130, "")
-    with open_catalog(tmp_path / "demo-catalog", create=False) as catalog:
+def test_an_interrupted_demo_stores_what_was_measured_and_exits_with_130(
+    stored: "Stored",
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupting(ScanProgress):
+        """The user interrupts when a quarter is measured."""
+
+        def _advance(self) -> None:
+            super()._advance()
+            if self._count == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("bluesky_cmf.cli.demonstrating.ScanProgress", Interrupting)
+    monkeypatch.chdir(tmp_path)
+    options = ["--patterns", "16", "--exposure", "0.1", "--catalog", str(stored.other)]
+    assert run(["demo", *options]) == 130
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    with open_catalog(stored.other, create=False) as catalog:
         *_, (name, stop) = catalog.documents(fact(output, "raw run"))
         analysis = read_analysis(catalog.documents(fact(output, "analysis run")))
     assert (name, stop["exit_status"]) == ("stop", "abort")
-    assert analysis.n_patterns == stop["num_events"]["primary"] >= 10
+    assert analysis.n_patterns == stop["num_events"]["primary"] >= 4
     assert analysis.stop is not None
 
 
@@ -235,13 +237,6 @@ def test_replay_stores_the_analysis_run_in_the_same_catalog_on_request(
     assert analysis.start["original_run_uid"] == stored.uids[0]
 
 
-def test_replay_stores_the_analysis_run_in_another_catalog_on_request(
-    stored: Stored, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(stored.with_phases(into=str(stored.other))) == 0
-    assert analysis_in(stored.other, capsys.readouterr().out).n_patterns == 6
-
-
 def test_replay_of_two_runs_gives_two_analysis_runs_and_two_figures(
     stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -262,13 +257,14 @@ def test_replay_of_two_runs_as_a_session_fits_all_patterns_together(
     assert fact(output, "raw run") == ", ".join(stored.uids)
 
 
-def test_replay_crops_and_normalises_and_draws_against_another_variable(
+def test_replay_into_another_catalog_crops_and_normalises_and_draws_against_another_variable(
     stored: Stored, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = stored.with_phases(normalize="max", independent="det_total", into=str(stored.other))
     assert run([*command, "--roi", "3", "7", "--seed", "4"]) == 0
     analysis = analysis_in(stored.other, capsys.readouterr().out)
     assert analysis.start is not None
+    assert analysis.n_patterns == 6
     assert analysis.variables == ("det_total",)
     assert analysis.start["cmf"]["preprocess"] == {"roi": [3.0, 7.0], "normalize": "max"}
     assert analysis.start["cmf"]["seed"] == 4
@@ -293,12 +289,24 @@ def test_replay_lists_rejected_patterns_with_their_reason_and_fits_the_others(
     assert "first: event 2" in output
 
 
-def test_a_variable_that_is_not_in_the_run_is_warned_of_in_one_line(
+def test_a_variable_that_is_not_in_the_run_is_an_error_that_names_what_there_is(
     stored: Stored, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(stored.with_phases(independent="pressure")) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("bluesky-cmf: warning: independent: no data key 'pressure'")
+    both = ["--independent", "temperature", "--independent", "pressure"]
+    assert run([*stored.with_phases(), *both]) == 2
+    output, errors = capsys.readouterr()
+    assert fact(output, "patterns") == "6"
+    (line,) = [line for line in errors.splitlines() if "error" in line]
+    assert line.startswith("bluesky-cmf: error: --independent: no data key 'pressure' in the run")
+    assert "stream 'primary' has det_intensity, det_total, temperature" in line
+
+
+def test_the_time_and_names_that_the_schema_claims_are_variables_too(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--independent", "time", "--independent", "scan_id"]
+    assert run([*stored.with_phases(), *both]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # --- errors: one line, exit code 2, no traceback
@@ -321,9 +329,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"stream": "baseline"}, "baseline"),
         ({"normalize": "sum"}, "expected 'max', 'area' or None, got 'sum'"),
         ({"phase": "missing.xy"}, "missing.xy: no such file"),
-        ({"figure": "figure.doc"}, "doc"),
+        ({"figure": "figure.doc"}, "--figure: 'figure.doc': matplotlib writes no 'doc' files"),
         ({"components": "0"}, "--components"),
         ({"components": "many"}, "--components"),
+        ({"components": "99999999999999999999"}, "--components"),
+        ({"seed": "-1"}, "--seed"),
+        ({"seed": str(2**63)}, "--seed"),
+        ({"device": "nonsense"}, "--device: expected auto, cpu or a device that torch reaches"),
+        ({"device": "meta"}, "--device: expected auto"),
+        ({"figure": "{nothing}.png"}, "--figure: '{nothing}.png': no field 'nothing'"),
+        ({"figure": "/dev/null/figure.png"}, "--figure: '/dev/null/figure.png' cannot be written"),
+        ({"figure": "x" * 300}, "File name too long"),
         ({"pattern": None}, "--pattern"),
     ],
 )
@@ -366,13 +382,61 @@ def test_a_folder_that_is_no_catalog_is_refused_and_not_made_into_one(
 
 
 def test_an_analysis_run_is_not_replayed_but_its_raw_run_is_named(
-    stored: Stored, capsys: pytest.CaptureFixture[str]
+    demo: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = str(stored.other)
-    assert run(stored.with_phases(into=other)) == 0
-    uid = fact(capsys.readouterr().out, "analysis run")
-    line = refused(["replay", other, uid, "--pattern", "components"], capsys)
-    assert f"{uid} is an analysis run; replay the raw run, {stored.uids[0]}" in line
+    raw, uid = fact(demo.output, "raw run"), str(demo.analysis.uid)
+    catalog = str(demo.folder / "demo-catalog")
+    line = refused(["replay", catalog, uid, "--pattern", "components"], capsys)
+    assert f"{uid} is an analysis run; replay the raw run, {raw}" in line
+
+
+def test_wrong_options_are_told_before_the_work(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for begin in ("replaying.open_catalog", "demonstrating.open_catalog", "replaying.Phase"):
+        monkeypatch.setattr(f"bluesky_cmf.cli.{begin}", work)
+    for options in (["--device", "cuda:99"], ["--figure", "/dev/null/f.png"], ["--seed", "-5"]):
+        assert options[0] in refused([*stored.with_phases(), *options], capsys)
+        assert options[0] in refused(["demo", *options], capsys)
+
+
+def test_a_figure_that_may_not_be_written_is_refused(
+    stored: Stored,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Whoever runs the tests may write anywhere, perhaps.
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))
+    line = refused(stored.replay(figure=str(tmp_path / "new" / "f.png")), capsys)
+    assert f"--figure: '{tmp_path}' may not be written" in line
+
+
+@pytest.mark.parametrize(
+    ("catalog", "message"),
+    [
+        ("https://[", "the address of the server cannot be read"),
+        ("x" * 5000, "cannot be opened as a catalog: File name too long"),
+        ("a\0b", "cannot be opened as a catalog: embedded null byte"),
+    ],
+)
+def test_a_catalog_that_cannot_be_one_is_told_in_one_line(
+    catalog: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(["replay", catalog, "01234567", "--pattern", "I"], capsys)
+    assert message in refused(["demo", "--catalog", catalog], capsys)
+
+
+def test_an_empty_file_of_patterns_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.npy").touch()
+    line = refused(["demo", "--data", str(tmp_path / "empty.npy")], capsys)
+    assert "empty.npy must be an .npz file of plain numpy arrays" in line
+    assert "File name too long" in refused(["demo", "--data", "x" * 5000], capsys)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +445,8 @@ def test_an_analysis_run_is_not_replayed_but_its_raw_run_is_named(
         ([], "Missing command"),
         (["nonsense"], "No such command 'nonsense'"),
         (["demo", "--data", "missing.npz"], "missing.npz: there is no such file"),
+        (["demo", "--seed", "-5"], "--seed"),
+        (["demo", "--components", "1001"], "--components"),
         (["demo", "--exposure", "-1"], "exposure must be a time in seconds, 0 or more"),
         (["demo", "--catalog", "http://127.0.0.1:9/"], "does not answer"),
     ],

@@ -207,6 +207,9 @@ def test_what_is_not_a_file_of_arrays_is_refused(tmp_path: Path) -> None:
         StoredRamp.from_npz(text)
     with pytest.raises(InputError, match=r"must be an \.npz file"):
         StoredRamp.from_npz(single)
+    single.write_bytes(b"")
+    with pytest.raises(InputError, match=r"must be an \.npz file"):
+        StoredRamp.from_npz(single)
     with pytest.raises(InputError, match="there is no such file"):
         StoredRamp.from_npz(tmp_path / "missing.npz")
 

@@ -29,6 +29,11 @@ def catalog(folder: Path) -> Iterator[Catalog]:
         yield catalog
 
 
+@pytest.fixture(scope="module")
+def uid(catalog: Catalog) -> str:
+    return store(catalog)
+
+
 def store(catalog: Catalog, *, n: int = 5, stop: bool = True) -> str:
     run = event_model.compose_run()
     stream = run.compose_descriptor(
@@ -69,9 +74,9 @@ class Recorder:
         return [name for name, _ in self.docs]
 
 
-def test_a_replay_gives_the_documents_of_the_scan(catalog: Catalog) -> None:
+def test_a_replay_gives_the_documents_of_the_scan(catalog: Catalog, uid: str) -> None:
     got = Recorder()
-    assert replay(catalog, store(catalog), got) == 8
+    assert replay(catalog, uid, got) == 8
     assert got.names == ["start", "descriptor", *["event"] * 5, "stop"]
     assert [doc["data"]["temperature"] for name, doc in got.docs if name == "event"] == [
         100.0,
@@ -86,16 +91,14 @@ def test_a_replay_gives_the_documents_of_the_scan(catalog: Catalog) -> None:
 
 
 def test_a_catalog_that_was_given_stays_open_and_one_that_was_opened_is_closed(
-    catalog: Catalog, folder: Path
+    catalog: Catalog, folder: Path, uid: str
 ) -> None:
-    uid = store(catalog)
     assert replay(str(folder), uid[:8], Recorder()) == 8
     assert replay(catalog, uid, Recorder()) == 8
     assert uid in catalog.uids()
 
 
-def test_a_replayed_run_can_be_stored_elsewhere(catalog: Catalog) -> None:
-    uid = store(catalog)
+def test_a_replayed_run_can_be_stored_elsewhere(catalog: Catalog, uid: str) -> None:
     first, second = Recorder(), Recorder()
     replay(catalog, uid, first)
     with open_catalog("databroker:temp") as other:
@@ -121,20 +124,22 @@ def test_a_run_without_stop_is_closed_for_the_callback(catalog: Catalog) -> None
 
 
 def test_an_interrupted_replay_closes_the_run_and_goes_on_being_an_interrupt(
-    catalog: Catalog,
+    catalog: Catalog, uid: str
 ) -> None:
     got = Recorder(at=4, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        replay(catalog, store(catalog), got)
+        replay(catalog, uid, got)
     assert got.names == ["start", "descriptor", "event", "event", "stop"]
     assert got.docs[-1][1]["exit_status"] == "abort"
     assert "interrupted" in got.docs[-1][1]["reason"]
 
 
-def test_an_error_of_the_callback_is_raised_and_the_callback_left_alone(catalog: Catalog) -> None:
+def test_an_error_of_the_callback_is_raised_and_the_callback_left_alone(
+    catalog: Catalog, uid: str
+) -> None:
     got = Recorder(at=3, error=ZeroDivisionError("in the callback"))
     with pytest.raises(ZeroDivisionError, match="in the callback"):
-        replay(catalog, store(catalog), got)
+        replay(catalog, uid, got)
     assert got.names == ["start", "descriptor", "event"]
 
 

@@ -5,17 +5,26 @@ class starts another interpreter each time, closes the logging handlers of the w
 keeps the process from exiting.
 """
 
+import asyncio
 import logging
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
+import tiled.server.app
 import uvicorn
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from tiled.catalog import from_uri as catalog_from_uri
+from tiled.catalog.alembic_constants import ALEMBIC_DIR
+from tiled.catalog.core import REQUIRED_REVISION, initialize_database
 from tiled.config import Authentication, StreamingCacheConfig
 from tiled.server.app import build_app
 from tiled.server.settings import get_settings
@@ -32,7 +41,7 @@ CATALOG_FILE = "catalog.db"
 TABLES_FILE = "storage.duckdb"
 #: Seconds that the server may take to answer.
 _START = 30.0
-#: The loggers of the server. Their warnings go to a file in the folder and not to the console.
+#: The loggers of the server. What they say goes to a file in the folder and not to the console.
 _LOGGERS = (
     *("tiled.server", "tiled.server.app", "tiled.catalog", "tiled.adapters", "tiled.graph"),
     *("uvicorn.error", "uvicorn.access"),
@@ -68,11 +77,12 @@ class FolderServer:
             (folder / "data").mkdir(parents=True, exist_ok=True)
             log = _FolderLog(folder)
             undo.callback(log.close)
+            if not (folder / CATALOG_FILE).exists():
+                _make_catalog(folder / CATALOG_FILE)
             tables = ensure_uri(f"duckdb:///{folder / TABLES_FILE}")
             catalog = catalog_from_uri(
                 folder / CATALOG_FILE,
                 writable_storage=[folder / "data", tables],
-                init_if_not_exists=not (folder / CATALOG_FILE).exists(),
                 cache_config=StreamingCacheConfig(uri="memory").model_dump(),
             )
             # Takes the lock now, and not at the first event.
@@ -91,6 +101,30 @@ class FolderServer:
     def close(self) -> None:
         """Stop the server and let the files go."""
         self._closing.close()
+
+
+def _make_catalog(file: Path) -> None:
+    """Make the database as ``tiled catalog init`` does in another interpreter, in seconds."""
+    # Under another name until it is whole: the file's presence makes a folder a catalog.
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+
+    async def make_tables() -> None:
+        engine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(unfinished)))
+        try:
+            await initialize_database(engine)
+        finally:
+            await engine.dispose()
+
+    with ThreadPoolExecutor(1) as pool:
+        # In a thread without an event loop: the caller's own may run one, as in a notebook.
+        pool.submit(asyncio.run, make_tables()).result()
+    engine = create_engine(URL.create("sqlite", database=str(unfinished)))
+    with engine.begin() as connection:
+        context = MigrationContext.configure(connection)
+        context.stamp(ScriptDirectory(str(ALEMBIC_DIR)), REQUIRED_REVISION)
+    engine.dispose()
+    unfinished.rename(file)
 
 
 def _running(app: Any) -> Any:
@@ -146,33 +180,37 @@ class _FolderLog:
     """Sends the server's warnings to ``error.log`` in its folder; undone by `close`."""
 
     _lock = threading.Lock()
-    #: How the loggers were before the first folder was opened: handlers, level, propagate.
-    _before: dict[str, tuple[list[logging.Handler], int, bool]] = {}  # noqa: RUF012
+    #: Whether the loggers told others before the first folder was opened.
+    _before: dict[str, bool] = {}  # noqa: RUF012
     _open: list["_FolderLog"] = []  # noqa: RUF012
 
     def __init__(self, folder: Path) -> None:
         self._handler = logging.FileHandler(folder / "error.log", delay=True)
+        self._handler.setLevel(logging.WARNING)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         with self._lock:
+            tiled.server.app.handler.addFilter(_stands_in_the_file)
             for name in _LOGGERS:
                 log = logging.getLogger(name)
                 if not self._open:
-                    self._before[name] = (log.handlers[:], log.level, log.propagate)
-                    log.handlers.clear()
-                    log.setLevel(logging.WARNING)
-                    log.propagate = False
+                    self._before[name], log.propagate = log.propagate, False
                 log.addHandler(self._handler)
             self._open.append(self)
 
     def close(self) -> None:
-        """Take the file away; after the last folder the loggers are as they were."""
+        """Take the file away; after the last folder the loggers tell others again."""
         with self._lock:
             self._open.remove(self)
             for name in _LOGGERS:
                 log = logging.getLogger(name)
                 log.removeHandler(self._handler)
                 if not self._open:
-                    handlers, level, log.propagate = self._before.pop(name)
-                    log.handlers[:0] = handlers
-                    log.setLevel(level)
+                    log.propagate = self._before.pop(name)
+            if not self._open:
+                tiled.server.app.handler.removeFilter(_stands_in_the_file)
         self._handler.close()
+
+
+def _stands_in_the_file(_record: logging.LogRecord) -> bool:
+    """Keep from the console what Tiled's own handler would print there."""
+    return False

@@ -51,7 +51,8 @@ def open_catalog(spec: Any, *, create: bool = True) -> Catalog:
     Returns
     -------
     Catalog
-        Close it, or use it in a ``with`` statement; the exit of the interpreter closes it too.
+        Close it, or use it in a ``with`` statement. At the exit of the interpreter its writers
+        still write what waits, and a folder is closed; the connection to another server is not.
 
     Raises
     ------
@@ -74,7 +75,7 @@ def open_catalog(spec: Any, *, create: bool = True) -> Catalog:
     if not spec.strip() or rest.startswith("//"):
         raise CatalogError(
             f"catalog: expected a folder, the http(s) address of a Tiled server, a Tiled "
-            f"profile or databroker:NAME, got {spec!r}."
+            f"profile or databroker:NAME, got {_short(spec)!r}."
         )
     if _names_a_profile(spec):
         return _open_profile(spec)
@@ -82,13 +83,17 @@ def open_catalog(spec: Any, *, create: bool = True) -> Catalog:
 
 
 def _open_folder(path: Path, *, create: bool) -> Catalog:
-    folder = path.expanduser().resolve()
     try:
+        folder = path.expanduser().resolve()
         uri = serve(folder, create=create)
-    except OSError as error:
+    except CatalogError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        # The name is too long, holds a NUL, or begins with the home of nobody.
+        reason = getattr(error, "strerror", None) or error
         raise CatalogError(
-            f"The folder {folder} cannot be opened as a catalog: {error}. Name a folder that "
-            "you may write."
+            f"The folder {_short(str(path))} cannot be opened as a catalog: {reason}. Name a "
+            "folder that you may write."
         ) from error
     try:
         client = from_uri(uri)
@@ -167,7 +172,7 @@ def _from_client(client: Any, *, spec: str, on_close: Callable[[], None] | None 
 
 def _names_a_profile(spec: str) -> bool:
     separators = {"/", "\\", os.sep}
-    if any(separator in spec for separator in separators) or Path(spec).exists():
+    if any(separator in spec for separator in separators) or os.path.exists(spec):
         return False
     return spec in _profiles()
 
@@ -186,7 +191,7 @@ def _profiles() -> dict[str, Any]:
 def _unknown_profile(name: str, known: dict[str, Any]) -> CatalogError:
     names = ", ".join(sorted(known)) or "none"
     return CatalogError(
-        f"There is no Tiled profile named {name!r}. Known profiles: {names}. Make one with "
+        f"There is no Tiled profile named {_short(name)!r}. Known profiles: {names}. Make one with "
         "'tiled profile create', or give the server's address."
     )
 
@@ -228,6 +233,16 @@ def _worth_telling(record: logging.LogRecord) -> bool:
 
 
 def _without_key(uri: str) -> str:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise CatalogError(
+            f"catalog: the address of the server cannot be read ({error}); expected one such as "
+            "'https://tiled.example.org/api/v1'."
+        ) from error
     query = [(key, value) for key, value in parse_qsl(parts.query) if key != "api_key"]
     return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 #: A Bluesky document.
 Document = Mapping[str, Any]
 
+#: The kinds of documents that are stored; what else a dispatcher may send is passed over.
+_KINDS = frozenset(
+    {"start", "descriptor", "event", "event_page", "stop"}
+    | {"resource", "datum", "datum_page", "stream_resource", "stream_datum"}
+)
+
 
 class RunStore(Protocol):
     """One open run on its way into a catalog.
@@ -65,7 +71,15 @@ class RunRouter:
         self._strangers: set[str] = set()
 
     def __call__(self, name: str, doc: Document) -> None:
-        """Take one document; nothing is raised."""
+        """Take one document; what a store raises costs its run alone.
+
+        Raises
+        ------
+        Exception
+            Where the document lacks what says which run it belongs to.
+        """
+        if name not in _KINDS:
+            return
         if name == "start":
             self._start(doc)
             return

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 
+from .patience import existing_or_new
+
 __all__ = ["ROW_SHAPES", "ArrayColumn", "ScalarColumn"]
 
 #: The entry of a stream's metadata that holds the true shapes of rows that had to be padded.
@@ -96,31 +98,41 @@ class ArrayColumn:
         self._shapes: list[tuple[int, tuple[int, ...]]] = []
 
     def write(self, parent: Any, values: Sequence[Any], access_tags: Any) -> None:
-        """Append rows, and make the node with the first."""
+        """Append rows, and make the node with the first; where it raises, it may be done again."""
         arrays = [_numeric_or_text(value) for value in values]
         if self.node is None:
             self._dtype = _common_dtype(arrays, self._declared.get("dtype_numpy"))
             self._shape = _hull([a.shape for a in arrays], max(a.ndim for a in arrays))
         arrays = [self._same_ndim(array) for array in arrays]
-        self._remember([array.shape for array in arrays])
         self._widen(_hull([self._shape, *(array.shape for array in arrays)], len(self._shape)))
         block = self._padded(arrays)
         if self.node is None:
-            self.node = parent.write_array(
-                block,
-                key=self._name,
-                metadata=truncate_json_overflow({**self._declared, "dtype_numpy": block.dtype.str}),
-                dims=("time", *(f"dim_{self._name}_{axis}" for axis in range(1, block.ndim))),
-                access_tags=access_tags,
-            )
+            self.node = self._made(parent, block, access_tags)
         else:
             self.node.patch(block, offset=(self._n_rows,), extend=True)
+        self._remember([array.shape for array in arrays])
         self._n_rows += len(block)
 
     def row_shapes(self) -> list[tuple[int, list[int]]]:
         """Give the first row and the shape of each stretch of rows of one shape."""
         self.changed = False
         return [(row, list(shape)) for row, shape in self._shapes]
+
+    def _made(self, parent: Any, block: np.ndarray, access_tags: Any) -> Any:
+        node, existed = existing_or_new(
+            parent,
+            self._name,
+            lambda: parent.write_array(
+                block,
+                key=self._name,
+                metadata=truncate_json_overflow({**self._declared, "dtype_numpy": block.dtype.str}),
+                dims=("time", *(f"dim_{self._name}_{axis}" for axis in range(1, block.ndim))),
+                access_tags=access_tags,
+            ),
+        )
+        if existed:
+            node.patch(block, offset=(0,), extend=True)
+        return node
 
     def _same_ndim(self, array: np.ndarray) -> np.ndarray:
         ndim = len(self._shape)

@@ -9,7 +9,7 @@ import logging
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ def tiled_documents(run: Any) -> Iterator[_Named]:
     ------
     name, doc
         The start document, descriptors and events in the order of their times, and the stop
-        document if there is one. Rows that are not whole yet are left out. Data in files come
-        as arrays, where the server can read them.
+        document if there is one. Rows that are not whole yet are left out; what a finished run
+        lacks is NaN. Data in files come as arrays, where the server can read them.
     """
     run = plain_node(run)
     metadata = _plain(run.metadata)
@@ -98,15 +98,34 @@ def _whole_rows(
             lengths.append(len(table["seq_num"]))
         return columns, min(lengths, default=0)
     n_rows = len(table["seq_num"])
-    for column in columns:
-        if column.n_rows < n_rows:
-            logger.warning(
-                "The data key %r has %d of %d rows in the catalog and is left out.",
-                column.key,
-                column.n_rows,
-                n_rows,
-            )
-    return [column for column in columns if column.n_rows >= n_rows], n_rows
+    return [_completed(column, n_rows) for column in columns if column.n_rows or not n_rows], n_rows
+
+
+def _completed(column: "_Column", n_rows: int) -> "_Column":
+    """Make up for rows that were not stored: numbers are NaN there, texts empty."""
+    if column.n_rows >= n_rows:
+        return column
+    logger.warning(
+        "The data key %r has %d of %d rows in the catalog; it is NaN in the others.",
+        column.key,
+        column.n_rows,
+        n_rows,
+    )
+
+    def read(first: int, stop: int) -> Sequence[Any]:
+        there = list(column.read(first, min(stop, column.n_rows))) if first < column.n_rows else []
+        like = there[-1] if there else column.read(column.n_rows - 1, column.n_rows)[0]
+        return [*there, *(_nothing_like(like) for _ in range(stop - first - len(there)))]
+
+    return replace(column, n_rows=n_rows, read=read)
+
+
+def _nothing_like(value: Any) -> Any:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        return np.full(array.shape, "") if array.ndim else ""
+    nothing = np.full(array.shape, np.nan, np.result_type(array.dtype, np.float16))
+    return nothing if array.ndim else nothing.item()
 
 
 def _with_descriptors(

@@ -5,10 +5,14 @@ and the external files here, while the rows of events are written by this module
 public client: arrays as arrays that grow, scalars as one table a stream.
 """
 
+import copy
+import functools
+import itertools
 import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from event_model import DocumentNames
 from tiled.adapters.sql import COLUMN_NAME_PATTERN, is_safe_identifier
 from tiled.utils import UnsafeIdentifier
 
+from .patience import existing_or_new, is_outage, patiently
 from .routing import Document, is_array, unpack_event_page
 from .tiled_columns import ROW_SHAPES, ArrayColumn, ScalarColumn
 
@@ -62,6 +67,10 @@ def open_tiled_run(client: Any, start: Document) -> "TiledRun":
     Exception
         Whatever the server answered.
     """
+    return patiently(lambda: _open_tiled_run(client, start))
+
+
+def _open_tiled_run(client: Any, start: Document) -> "TiledRun":
     opened: list[TiledRun] = []
 
     def normalizer(**options: Any) -> TiledRun:
@@ -149,7 +158,11 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
             self.flush(force=True)
             notes = [note for stream in self._streams.values() for note in stream.notes]
             doc["_run_normalizer_notes"] = [*doc.get("_run_normalizer_notes", ()), *notes]
-        super().emit(name, doc)
+        send = super().emit
+        if name in (DocumentNames.descriptor, DocumentNames.stop):
+            patiently(lambda: send(name, copy.copy(doc)))
+        else:
+            send(name, doc)
         if name == DocumentNames.descriptor:
             self._stream_of[doc["uid"]] = self._stream(doc)
         elif name == DocumentNames.stop:
@@ -186,6 +199,28 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
         return self._streams[name]
 
 
+@dataclass
+class _Table:
+    """Columns of a stream that are one table on the server, and how many rows stand in it."""
+
+    node: Any
+    names: list[str]
+    n_rows: int = 0
+
+    def append(self, columns: Any) -> None:
+        """Append rows, once each, however often that has to be tried."""
+        attempts = itertools.count()
+
+        def request() -> None:
+            # The answer may have been lost, and not the rows.
+            if next(attempts) and len(self.node.read(self.names[:1])) > self.n_rows:
+                return
+            self.node.append_partition(0, columns)
+
+        patiently(request)
+        self.n_rows += len(columns)
+
+
 class _Stream:
     """The rows of one stream: what waits, and the nodes that they are appended to."""
 
@@ -209,7 +244,7 @@ class _Stream:
         self._keys: list[str] = []
         self._arrays: dict[str, ArrayColumn] = {}
         self._scalars: dict[str, ScalarColumn] = {}
-        self._tables: dict[str, tuple[list[str], Any]] = {}
+        self._tables: dict[str, _Table] = {}
 
     def append(self, event: Document) -> None:
         """Keep a row."""
@@ -233,13 +268,13 @@ class _Stream:
     def close(self) -> None:
         """Tell those who follow the stream on the server that no more comes."""
         nodes = [column.node for column in self._arrays.values()]
-        for node in [*nodes, *(table for _, table in self._tables.values())]:
+        for node in [*nodes, *(table.node for table in self._tables.values())]:
             if node is not None:
                 node.close_stream()
 
     def _settle(self, rows: Sequence[Document]) -> None:
         """Decide which columns are arrays of their own and which are in the table."""
-        self._node = self._find_node()
+        self._node = patiently(self._find_node)
         self._keys = list(rows[0]["data"])
         columns = _columns(rows, self._keys)
         taken: set[str] = set()
@@ -257,9 +292,12 @@ class _Stream:
             self._note(f"The data keys {sorted(unknown)} came late and are not stored.")
         # The arrays come first: a reader takes as many rows as the table has.
         for name, column in list(self._arrays.items()):
+            write = functools.partial(column.write, self._node, columns[name], self._access_tags)
             try:
-                column.write(self._node, columns[name], self._access_tags)
+                patiently(write)
             except Exception as error:
+                if is_outage(error):
+                    raise
                 # One key that the server refuses must not cost the run.
                 del self._arrays[name]
                 self._lost.append(error)
@@ -270,23 +308,25 @@ class _Stream:
         self._write_shapes()
         if not self._tables:
             self._create_tables()
-        for names, table in self._tables.values():
-            table.append_partition(
-                0, pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in names})
+        for table in self._tables.values():
+            table.append(
+                pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in table.names})
             )
 
     def _write_shapes(self) -> None:
         padded = {name: column for name, column in self._arrays.items() if column.changed}
         if padded:
             shapes = {name: column.row_shapes() for name, column in padded.items()}
-            self._node.update_metadata(metadata={ROW_SHAPES: shapes}, drop_revision=True)
+            told = {ROW_SHAPES: shapes}
+            patiently(lambda: self._node.update_metadata(metadata=told, drop_revision=True))
 
     def _create_tables(self) -> None:
         names = list(self._scalars)
         parts = [names[i : i + MAX_TABLE_COLUMNS] for i in range(0, len(names), MAX_TABLE_COLUMNS)]
         for number, part in enumerate(parts):
             key = "internal" if len(parts) == 1 else f"internal_{number}"
-            node = self._node.create_appendable_table(
+            make = functools.partial(
+                self._node.create_appendable_table,
                 schema=pyarrow.schema([(name, self._scalars[name].type) for name in part]),
                 key=key,
                 metadata=truncate_json_overflow(
@@ -294,7 +334,8 @@ class _Stream:
                 ),
                 access_tags=self._access_tags,
             )
-            self._tables[key] = (part, node)
+            node, _existed = existing_or_new(self._node, key, make)
+            self._tables[key] = _Table(node, part)
 
     def _note(self, text: str) -> None:
         note = f"Stream {self._name!r}: {text}"

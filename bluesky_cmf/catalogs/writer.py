@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..documents import is_analysis
 from ..worker import at_exit
 from .routing import Document, RunRouter, RunStore
 
@@ -44,7 +45,7 @@ class CatalogWriter:
     ----------
     error
         The first failure; None while there is none. A run that fails is given up, without a
-        stop document, and the others go on.
+        stop document, and the others go on; so they do after a document that makes no sense.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class CatalogWriter:
         self._changed = threading.Condition()
         self._queue: deque[tuple[str, Document]] = deque()
         self._received = self._handled = self._written = 0
-        self._hurry = self._closing = self._closed = False
+        self._hurry = self._closing = self._closed = self._puzzled = False
         self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
         self._thread.start()
         reference = weakref.ref(self)
@@ -79,9 +80,11 @@ class CatalogWriter:
         doc
             The document, which is not changed, and may be changed by others afterwards.
         """
-        if not self._latest and self._leave_out(name, doc):
+        try:
+            detached = _detached(name, doc)
+        except Exception as error:
+            self._not_understood(name, error)
             return
-        detached = _detached(name, doc)
         with self._changed:
             if self._closing:
                 if not self._closed:
@@ -141,7 +144,7 @@ class CatalogWriter:
 
     def _leave_out(self, name: str, doc: Document) -> bool:
         """Tell whether a document belongs to the stream ``latest`` of an analysis run."""
-        if name == "start" and doc.get("analysis_stage") == "cmf":
+        if name == "start" and is_analysis(doc):
             self._analysis_runs.add(doc["uid"])
         elif name == "descriptor":
             run = doc.get("run_start")
@@ -161,7 +164,7 @@ class CatalogWriter:
         while True:
             documents, force, last = self._collect(waits)
             for name, doc in documents:
-                self._router(name, doc)
+                self._route(name, doc)
                 self._handled += 1
             waits = self._router.flush(force=force)
             with self._changed:
@@ -170,6 +173,14 @@ class CatalogWriter:
                 self._changed.notify_all()
                 if last and not self._queue:
                     return
+
+    def _route(self, name: str, doc: Document) -> None:
+        try:
+            if self._latest or not self._leave_out(name, doc):
+                self._router(name, doc)
+        except BaseException as error:
+            # Without this thread nothing would ever be stored again.
+            self._not_understood(name, error)
 
     def _collect(self, waits: bool) -> tuple[list[tuple[str, Document]], bool, bool]:
         """Wait for documents; give them, whether to write everything, and whether to end."""
@@ -197,6 +208,20 @@ class CatalogWriter:
         if self.error is None:
             self.error = error
 
+    def _not_understood(self, name: str, error: BaseException) -> None:
+        if not self._puzzled:
+            self._puzzled = True
+            logger.error(
+                "A document of the kind %r makes no sense and is not stored in %s; others are. "
+                "Cause: %r",
+                name,
+                self._target,
+                error,
+                exc_info=error,
+            )
+        if self.error is None:
+            self.error = error
+
 
 def _drain(reference: "weakref.ref[CatalogWriter]") -> None:
     """Write the rest at exit, for as long as it gets on."""
@@ -220,7 +245,11 @@ def _drain(reference: "weakref.ref[CatalogWriter]") -> None:
 def _detached(name: str, doc: Document) -> Document:
     """Copy what others may still change, above all the arrays that a detector uses again."""
     if name not in ("event", "event_page"):
-        return copy.deepcopy(doc)
+        try:
+            return copy.deepcopy(doc)
+        except Exception:
+            # It holds a lock or a socket: its store will refuse it, and name the run.
+            return dict(doc)
     return {key: _copied(value) for key, value in doc.items()}
 
 

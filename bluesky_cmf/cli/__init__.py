@@ -1,7 +1,9 @@
 """The ``bluesky-cmf`` command; imports the rest inside its commands."""
 
+import contextlib
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,13 +29,22 @@ _Catalog = Annotated[
         help="A folder, the http(s) address or profile of a Tiled server, or databroker:NAME."
     ),
 ]
-_Seed = Annotated[int, typer.Option(help="Seed of the fit's random starts.")]
+#: More are a slip of the keyboard, which would take the memory of the machine.
+_MOST_COMPONENTS = 1000
+_LARGEST_SEED = 2**63 - 1
+
+_Seed = Annotated[
+    int, typer.Option(min=0, max=_LARGEST_SEED, help="Seed of the fit's random starts.")
+]
 _Device = Annotated[str, typer.Option(help="Where the fit runs: auto, cpu, cuda, cuda:1, …")]
 
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run())
+    code = run()
+    # The interpreter would look for garbage in all that was imported, for seconds.
+    gc.freeze()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -55,9 +66,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error))
     except _UsageError as error:
         return _failed(error.format_message())
+    except OSError as error:
+        return _failed(str(error))
     except KeyboardInterrupt:
         return 130
     return code if isinstance(code, int) else 0
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Leave the collector at rest: what is imported is no garbage, and takes it a second."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _failed(message: str) -> int:
@@ -104,21 +127,26 @@ def demo(
         str | None, typer.Option(help="Name of the axis in --data, if there is a choice.")
     ] = None,
     patterns: Annotated[
-        int, typer.Option(min=2, help="Number of patterns of the simulated ramp.")
+        int, typer.Option(min=2, max=100_000, help="Number of patterns of the simulated ramp.")
     ] = 60,
     components: Annotated[
-        int | None, typer.Option(min=1, help="Number of components; 4 by default.")
+        int | None,
+        typer.Option(min=1, max=_MOST_COMPONENTS, help="Number of components; 4 by default."),
     ] = None,
     window: Annotated[
         bool, typer.Option(help="Show the figure live, where there is a display.")
     ] = True,
     exposure: Annotated[float, typer.Option(help="Seconds that one pattern takes.")] = 0.1,
     figure: Annotated[Path, typer.Option(help="Where the figure is saved.")] = Path("demo.png"),
-    seed: Annotated[int, typer.Option(help="Seed of the counting noise and of the fit.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=_LARGEST_SEED, help="Seed of the counting noise and of the fit."),
+    ] = 0,
     device: _Device = "auto",
 ) -> None:
     """Heat a simulated sample, or play real patterns, and decompose them live."""
-    from .demonstrating import Demo, run_demo
+    with _importing():
+        from .demonstrating import Demo, run_demo
 
     run_demo(
         Demo(
@@ -149,7 +177,11 @@ def replay(
     ] = None,
     components: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of components; one more than phases, if not given."),
+        typer.Option(
+            min=1,
+            max=_MOST_COMPONENTS,
+            help="Number of components; one more than phases, if not given.",
+        ),
     ] = None,
     phase: Annotated[
         list[Path] | None,
@@ -182,7 +214,8 @@ def replay(
     ] = None,
 ) -> None:
     """Decompose stored runs as if they were being measured."""
-    from .replaying import Replay, run_replay
+    with _importing():
+        from .replaying import Replay, run_replay
 
     run_replay(
         Replay(

@@ -39,15 +39,22 @@ def set_up_logging(*, verbose: bool) -> None:
     # Servers and databases would bury what matters.
     logging.getLogger().addHandler(_nobody)
     logging.getLogger("bluesky_cmf").addHandler(_warnings)
+    _warnings.failed = False
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
 class _OneLine(logging.Handler):
-    """Shows a warning as one line. Errors are raised in the end, and need no second line."""
+    """Shows a warning as one line.
+
+    Errors are raised in the end and need no second line; nor does what follows from them.
+    """
+
+    failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno == logging.WARNING:
+        self.failed |= record.levelno >= logging.ERROR
+        if record.levelno == logging.WARNING and not self.failed:
             message = " ".join(record.getMessage().split())
             sys.stderr.write(f"{_PROGRAM}: warning: {message}\n")
 

@@ -1,6 +1,7 @@
 """``bluesky-cmf demo``: a scan decomposed live, drawn and stored, and how to replay it."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..simulation import (
     heat,
     simulated_beamline,
 )
+from .checking import check_device, check_figure
 from .console import ScanProgress, command_line, console, show_facts, summarize
 from .outcome import raise_failures
 
@@ -62,6 +64,8 @@ def run_demo(options: Demo) -> None:
     KeyboardInterrupt
         After an interrupt: what was measured until then is fitted and stored.
     """
+    check_device(options.device)
+    check_figure(options.figure)
     ramp = _ramp(options)
     beamline = simulated_beamline(ramp, exposure=options.exposure)
     if not options.window:
@@ -98,8 +102,9 @@ def _ramp(options: Demo) -> Ramp:
 
 def _write_references(ramp: Ramp, options: Demo) -> list[Path]:
     """Write the known phases into the catalog's folder, else beside the figure."""
-    folder = Path(options.catalog)
-    folder = (folder if folder.is_dir() else options.figure.parent) / "phases" / ramp.name
+    is_folder = os.path.isdir(options.catalog)
+    folder = Path(options.catalog) if is_folder else options.figure.parent
+    folder = folder / "phases" / ramp.name
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{reference.name}.xy" for reference in ramp.references]
     for file, reference in zip(files, ramp.references, strict=True):

@@ -10,12 +10,13 @@ import matplotlib
 
 from ..callback import LiveNMF
 from ..catalogs import Catalog, CatalogWriter, open_catalog
-from ..documents import AnalysisReader, is_analysis
-from ..errors import InputError, PatternError
+from ..documents import AnalysisReader, independents, is_analysis
+from ..errors import DataKeyError, InputError, PatternError
 from ..figure import LiveNMFPlot
 from ..phases import Phase
 from ..preprocess import Preprocess
 from ..sources import replay
+from .checking import check_device, check_figure
 from .console import console, show_facts, summarize
 from .outcome import raise_failures
 
@@ -53,16 +54,20 @@ def run_replay(options: Replay) -> None:
     """
     # A file at most: no window, and no toolkit to look for.
     matplotlib.use("agg")
+    check_device(options.device)
+    if options.figure is not None:
+        check_figure(options.figure)
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(contextlib.closing(_live(options)))
         plot = _plot(options)
         catalog = stack.enter_context(open_catalog(options.catalog, create=False))
         writer = _writer(options, catalog, stack)
-        report = _Report(live, plot, writer, stream=options.stream)
+        raw = _RawRuns(live, options.stream)
+        report = _Report(options, live, plot, writer, raw)
         for number, uid in enumerate(options.uids):
             if number and not options.session:
                 console.print()
-            replay(catalog, uid, _raw_only(live))
+            replay(catalog, uid, raw)
             if not options.session:
                 report.show()
         if options.session:
@@ -86,17 +91,23 @@ def _live(options: Replay) -> LiveNMF:
     )
 
 
-def _raw_only(callback: Callable[[str, Any], Any]) -> Callable[[str, Any], None]:
-    """Refuse an analysis run, which the callback would pass over without a word."""
+class _RawRuns:
+    """Refuses an analysis run, which the callback would pass over without a word."""
 
-    def take(name: str, doc: Any) -> None:
+    def __init__(self, callback: Callable[[str, Any], Any], stream: str) -> None:
+        self._callback, self._stream = callback, stream
+        #: Data keys of the stream, to name them.
+        self.data_keys: set[str] = set()
+
+    def __call__(self, name: str, doc: Any) -> None:
+        """Take a document."""
         if name == "start" and is_analysis(doc):
             raise InputError(
                 f"{doc['uid']} is an analysis run; replay the raw run, {doc['original_run_uid']}"
             )
-        callback(name, doc)
-
-    return take
+        if name == "descriptor" and doc["name"] == self._stream:
+            self.data_keys |= doc["data_keys"].keys()
+        self._callback(name, doc)
 
 
 def _plot(options: Replay) -> LiveNMFPlot | None:
@@ -122,13 +133,14 @@ class _Report:
 
     def __init__(
         self,
+        options: Replay,
         live: LiveNMF,
         plot: LiveNMFPlot | None,
         writer: CatalogWriter | None,
-        *,
-        stream: str,
+        raw: _RawRuns,
     ) -> None:
-        self._live, self._plot, self._writer, self._stream = live, plot, writer, stream
+        self._options, self._raw = options, raw
+        self._live, self._plot, self._writer = live, plot, writer
         self._analysis = AnalysisReader()
         self._shown: str | None = None
         sinks: tuple[Any, ...] = (self._analysis, plot, writer)
@@ -145,11 +157,22 @@ class _Report:
         result = self._live.result
         if result is None or self._analysis.uid in (None, self._shown):
             raise PatternError(
-                f"no pattern came out of stream {self._stream!r}: nothing was fitted"
+                f"no pattern came out of stream {self._options.stream!r}: nothing was fitted"
             )
         self._shown = self._analysis.uid
         show_facts(dict(self._facts()))
         summarize(self._analysis, result)
+        self._check_independent()
+
+    def _check_independent(self) -> None:
+        """Say that weights are drawn against something else than was asked for."""
+        wanted = independents([name] for name in self._options.independent)
+        missing = [v.field for v in wanted if v.key not in self._analysis.variables]
+        if missing:
+            raise DataKeyError(
+                f"--independent: no data key {missing[0]!r} in the run; stream "
+                f"{self._options.stream!r} has {', '.join(sorted(self._raw.data_keys))}"
+            )
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         stop = self._analysis.stop or {}

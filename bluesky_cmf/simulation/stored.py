@@ -138,7 +138,7 @@ def _load(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             # A single array (.npy) is no archive and has no names.
             arrays = {name: np.asarray(archive[name]) for name in getattr(archive, "files", ())}
-    except (ValueError, OSError, BadZipFile, TypeError, AttributeError) as reason:
+    except (ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError) as reason:
         raise InputError(f"{path} must be an .npz file of plain numpy arrays: {reason}") from reason
     return {name: array for name, array in arrays.items() if array.dtype.kind in "fiu"}
 
