@@ -99,6 +99,12 @@ def tiled_catalog(catalogs: Callable[[str], Catalog]) -> Catalog:
     return catalogs("folder")
 
 
+@pytest.fixture
+def broker_catalog(catalogs: Callable[[str], Catalog]) -> Catalog:
+    """The quickest, for what is the writer's alone."""
+    return catalogs("broker")
+
+
 @dataclass
 class Run:
     """A hand-made run, document by document."""
@@ -544,10 +550,10 @@ def test_rows_of_which_only_the_arrays_have_arrived_are_left_out(tiled_catalog: 
     assert [float(e["data"]["y"][0]) for e in back] == [0, 1, 2]
 
 
-def test_the_document_may_be_used_again_after_the_call(tiled_catalog: Catalog) -> None:
+def test_the_document_may_be_used_again_after_the_call(broker_catalog: Catalog) -> None:
     run = Run()
     stream = run.stream("primary", {"y": array(50)})
-    writer = tiled_catalog.writer()
+    writer = broker_catalog.writer()
     run.store(writer)
     buffer = np.zeros(50)
     for i in range(5):
@@ -558,12 +564,12 @@ def test_the_document_may_be_used_again_after_the_call(tiled_catalog: Catalog) -
             stream.compose_event(data={"y": buffer}, timestamps={"y": now}, validate=False),
         )
     writer.flush(30)
-    back = events(list(tiled_catalog.documents(run.uid)))
+    back = events(list(broker_catalog.documents(run.uid)))
     assert [float(e["data"]["y"].mean()) for e in back] == [0, 1, 2, 3, 4]
 
 
 def test_the_newest_pattern_of_an_analysis_run_is_stored_only_on_request(
-    tiled_catalog: Catalog,
+    broker_catalog: Catalog,
 ) -> None:
     run = Run({"analysis_stage": "cmf"})
     primary = run.stream("primary", {"weight": NUMBER})
@@ -572,13 +578,13 @@ def test_the_newest_pattern_of_an_analysis_run_is_stored_only_on_request(
         run.event(primary, weight=float(i))
         run.event(latest, pattern=np.full(5, i, float))
     run.stop()
-    without = stored(tiled_catalog, run)
+    without = stored(broker_catalog, run)
     assert {doc["name"] for name, doc in without if name == "descriptor"} == {"primary"}
     assert len(events(without)) == 3
 
     raw = Run({"analysis_stage": "raw"})
     raw.event(raw.stream("latest", {"pattern": array(5)}), pattern=np.zeros(5))
-    assert len(events(stored(tiled_catalog, raw), "latest")) == 1
+    assert len(events(stored(broker_catalog, raw), "latest")) == 1
 
 
 def test_the_newest_pattern_is_stored_if_it_is_asked_for(
@@ -610,13 +616,13 @@ def test_a_run_that_fails_is_logged_once_and_the_others_go_on(
 
 
 def test_a_run_whose_start_did_not_come_is_left_out_with_a_warning(
-    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+    broker_catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run()
     stream = run.stream("primary", {"x": NUMBER})
     for i in range(3):
         run.event(stream, x=float(i))
-    writer = tiled_catalog.writer()
+    writer = broker_catalog.writer()
     for name, doc in run.docs[1:]:
         writer(name, doc)
     writer.flush(30)
@@ -626,16 +632,16 @@ def test_a_run_whose_start_did_not_come_is_left_out_with_a_warning(
 
 
 def test_kinds_of_documents_that_are_not_stored_are_passed_over(
-    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+    broker_catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = a_small_run()
     run.docs.insert(2, ("bulk_events", {"": []}))
-    assert len(events(stored(tiled_catalog, run))) == 3
+    assert len(events(stored(broker_catalog, run))) == 3
     assert ours(caplog) == []
 
 
 def test_a_document_that_makes_no_sense_is_told_once_and_the_others_are_stored(
-    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+    broker_catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = a_small_run()
     odd: list[tuple[str, Any]] = [
@@ -643,29 +649,29 @@ def test_a_document_that_makes_no_sense_is_told_once_and_the_others_are_stored(
         ("descriptor", {"run_start": run.uid}),
     ]
     run.docs[2:2] = odd
-    writer = tiled_catalog.writer()
+    writer = broker_catalog.writer()
     run.store(writer)
     assert writer.flush(30) is False
     assert isinstance(writer.error, (KeyError, AttributeError))
     (line,) = ours(caplog)
     assert "makes no sense" in line
-    assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
+    assert len(events(list(broker_catalog.documents(run.uid)))) == 3
     assert writer.close(30) is False
 
 
 def test_a_start_document_that_cannot_be_stored_costs_its_run_alone(
-    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+    broker_catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
     refused, run = a_small_run(), a_small_run()
     refused.docs[0] = ("start", {**refused.docs[0][1], "device": threading.Lock()})
-    writer = tiled_catalog.writer()
+    writer = broker_catalog.writer()
     refused.store(writer)
     run.store(writer)
     assert writer.flush(30) is False
     assert writer.error is not None
     (line,) = ours(caplog)
     assert refused.uid in line
-    assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
+    assert len(events(list(broker_catalog.documents(run.uid)))) == 3
 
 
 # ---- a network that fails --------------------------------------------------------------------
@@ -777,9 +783,9 @@ def test_a_data_key_that_is_refused_half_way_comes_back_with_the_rows_that_were_
 
 
 def test_a_closed_writer_says_once_that_it_stores_nothing(
-    tiled_catalog: Catalog, caplog: pytest.LogCaptureFixture
+    broker_catalog: Catalog, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = tiled_catalog.writer()
+    writer = broker_catalog.writer()
     assert writer.close(30)
     Run().store(writer)
     Run().store(writer)
