@@ -6,16 +6,15 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
-from .dataset import Change, Component, Dataset, Recipe
+from .dataset import Dataset
 from .documents import Emit
 from .emitter import Emitter
 from .errors import DataKeyError, InputError
@@ -25,20 +24,17 @@ from .nmf.results import FitResult
 from .nmf.streaming import check_numerics
 from .phases import Phase
 from .preprocess import Preprocess
+from .recipe import Change, Component, Pattern, Recipe, held_pattern, known_and_free
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
 
 logger = logging.getLogger(__name__)
 
-Pattern = Phase | npt.ArrayLike
-
 #: Seconds of idle time spent at once on a better fit: what a pattern may have to wait for.
 _IDLE_SECONDS = 0.05
 #: Seconds after which a thread that runs Python code has to let another one go on.
 _SWITCH_SECONDS = 0.0005
-#: Most components: beyond it a number is a slip of the finger.
-_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ class LiveNMF:
         source = as_source(pattern, x=x, independent=independent, stream=stream)
         self._intake = Intake(source, remember=scope == "session")
         self._scope = scope
-        self._components = _components(phases, n_components)
+        self._components = known_and_free(phases, n_components)
         metadata = {
             "pattern": pattern,
             "x": x if isinstance(x, str) else None if x is None else "array",
@@ -252,7 +248,7 @@ class LiveNMF:
         InputError
             Where the pattern cannot be used.
         """
-        held = self._shape(name) if pattern is None else _pattern(pattern)
+        held = self._shape(name) if pattern is None else held_pattern(pattern)
         self._check_length(name, held)
         self._change("fix", Component(name, True, held))
 
@@ -293,7 +289,7 @@ class LiveNMF:
             taken = {component.name for component in self._current}
             unknown = (f"unknown {number}" for number in itertools.count(1))
             chosen = name or next(label for label in unknown if label not in taken)
-            values = _pattern(pattern)
+            values = held_pattern(pattern)
             self._check_length(chosen, values)
             self._change("add", Component(chosen, fixed, values))
         return chosen
@@ -520,42 +516,3 @@ def _put_the_scan_first() -> None:
 def _leave_a_core() -> None:
     """Let torch use all cores but one: the scan comes first."""
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 2) - 1)))
-
-
-def _components(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
-    """Give the phases and as many free components as are left."""
-    if isinstance(phases, Phase) or not isinstance(phases, Iterable):
-        raise InputError(f"phases: expected a list of phases, got {phases!r}")
-    phases = list(phases)
-    for k, phase in enumerate(phases):
-        if not isinstance(phase, Phase):
-            raise InputError(f"phases[{k}]: expected a Phase, got {type(phase).__name__}")
-    n_components = len(phases) + 1 if n_components is None else n_components
-    if not isinstance(n_components, int) or not max(1, len(phases)) <= n_components <= _MOST:
-        raise InputError(
-            f"n_components: expected a number from {max(1, len(phases))} (there are "
-            f"{len(phases)} phases) to {_MOST}, got {n_components!r}"
-        )
-    known = [Component(phase.name, True, phase) for phase in phases]
-    names = [component.name for component in known]
-    if len(set(names)) < len(names):
-        raise InputError(f"phases: expected names that differ, got {names}")
-    labels = (f"unknown {number}" for number in itertools.count(1))
-    free = (Component(label) for label in labels if label not in names)
-    return (*known, *itertools.islice(free, n_components - len(known)))
-
-
-def _pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
-    if pattern is None or isinstance(pattern, Phase):
-        return pattern
-    try:
-        values = np.array(pattern)
-        numbers = values.ndim == 1 and values.dtype.kind in "fiu"
-    except ValueError as error:
-        raise InputError(f"pattern: expected a Phase or numbers (F,), got {error}") from error
-    if not numbers or not np.isfinite(values).all() or (values < 0).any():
-        raise InputError(
-            "pattern: expected a Phase or finite, non-negative numbers (F,), "
-            f"got {values.dtype} of shape {values.shape}"
-        )
-    return values.astype(float)

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,97 +20,18 @@ from .documents import (
     Point,
     component_record,
 )
-from .errors import AxisError, CMFError, ComponentError, InputError, PatternError
+from .errors import AxisError, CMFError, PatternError
 from .intake import Arrival, Refused
 from .nmf.results import FitResult
 from .nmf.streaming import StreamingNMF
 from .phases import Phase, resample
-from .preprocess import Preprocess
+from .recipe import Change, Component, Recipe
 
-__all__ = ["Change", "Component", "Dataset", "Recipe"]
+__all__ = ["Dataset"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Component:
-    """A component as the user asks for it; without a pattern it is found in the data."""
-
-    name: str
-    fixed: bool = False
-    pattern: Phase | Array | None = None
-
-    @property
-    def origin(self) -> str:
-        """Where its pattern comes from."""
-        if self.pattern is None:
-            return "found in the data"
-        return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of constraints: ``fix``, ``release``, ``add`` or ``remove``."""
-
-    action: str
-    component: Component
-
-    def apply(
-        self, components: Sequence[Component], *, shaped: bool = True
-    ) -> tuple[Component, ...]:
-        """Give the components after the change.
-
-        Parameters
-        ----------
-        components : sequence of Component
-            The components before.
-        shaped : bool
-            Whether components that are found in the data have a shape yet that can be held.
-
-        Raises
-        ------
-        ComponentError
-            Where the name is not known, or taken already.
-        InputError
-            Where there is no pattern to hold, or no component would be left.
-        """
-        name, names = self.component.name, [component.name for component in components]
-        if self.action == "add":
-            if name in names:
-                raise ComponentError(f"name: {name!r} is taken; the components are {names}")
-            return (*components, self.component)
-        if name not in names:
-            raise ComponentError(f"name: expected one of {names}, got {name!r}")
-        if self.action == "remove":
-            if len(components) == 1:
-                raise InputError(f"name: {name!r} is the only component; add another one first")
-            return tuple(c for c in components if c.name != name)
-        held = self.action == "fix"
-        new = self.component.pattern
-        old = components[names.index(name)].pattern
-        if held and not shaped and new is None and old is None:
-            raise InputError(
-                f"pattern: {name!r} has no shape while no pattern is fitted; give the one to hold"
-            )
-        return tuple(
-            replace(c, fixed=held, pattern=c.pattern if new is None else new)
-            if c.name == name
-            else c
-            for c in components
-        )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How datasets are fitted."""
-
-    preprocess: Preprocess
-    device: str | torch.device
-    dtype: torch.dtype
-    seed: int
-    metadata: Mapping[str, Any]
 
 
 @dataclass(eq=False)
