@@ -115,6 +115,15 @@ def test_the_replay_command_of_the_demo_reproduces_it(
     assert objective(output) == pytest.approx(objective(demo.output), rel=1e-3)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt: a shell starts what it runs in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_demo_stores_what_was_measured_and_exits_with_130(
     stored: "Stored",
     tmp_path: Path,
