@@ -31,7 +31,7 @@ __all__ = ["LiveNMF"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of idle time spent at once on a better fit: what a pattern may have to wait for.
+#: Seconds of idle time spent at once on a better fit; a pattern interrupts it.
 _IDLE_SECONDS = 0.05
 #: Seconds after which a thread that runs Python code has to let another one go on.
 _SWITCH_SECONDS = 0.0005
@@ -427,10 +427,11 @@ class LiveNMF:
                 self._current = dataset.components
         self._note(dataset)
 
-    def _idle(self) -> None:
-        dataset = self._open_dataset()
-        if dataset is not None:
-            dataset.improve(_IDLE_SECONDS)
+    def _idle(self) -> bool:
+        dataset, worker = self._open_dataset(), self._worker
+        if dataset is None:
+            return False
+        return dataset.improve(_IDLE_SECONDS, interrupted=lambda: len(worker) > 0)
 
     def _dataset(self, key: str, run: str) -> Dataset:
         if key not in self._datasets:

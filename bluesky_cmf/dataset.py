@@ -58,7 +58,6 @@ class Dataset:
     _refused: list[Refused] = field(init=False, default_factory=list)
     _n_refused: int = field(init=False, default=0)
     _published: int = field(init=False, default=0)
-    _improvable: bool = field(init=False, default=False)
 
     @property
     def shaped(self) -> bool:
@@ -100,12 +99,14 @@ class Dataset:
         trace = None if isinstance(error, CMFError) else error
         logger.log(level, "run %s: %s", self.raw_start["uid"][:8], error, exc_info=trace)
 
-    def improve(self, budget: float) -> None:
-        """Spend idle time on a better fit, once after each refit."""
-        if self._model is not None and self._improvable:
-            self._improvable = False
-            if self._model.improve(budget):
-                self._snapshot_if_due()
+    def improve(self, budget: float, *, interrupted: Callable[[], bool]) -> bool:
+        """Spend idle time on a better fit; tell whether more time may bring more."""
+        model = self._model
+        if model is None or not self._published:
+            return False
+        if not model.settled and model.improve(budget, interrupted=interrupted):
+            self._snapshot_if_due()
+        return not model.settled
 
     def change(self, change: Change) -> None:
         """Change the constraints while running."""
@@ -232,7 +233,6 @@ class Dataset:
         points = self._points[self._published :]
         run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
         self._published = len(self._points)
-        self._improvable = True
         self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
@@ -240,7 +240,12 @@ class Dataset:
     def _snapshot_if_due(self) -> None:
         result = self.result
         if result is not None and self._open_run().wants_snapshot(result.n_patterns):
-            self._open_run().snapshot(result, self._points)
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        """Publish components and weights, with the weights of all patterns brought up to date."""
+        if self._model is not None:
+            self._open_run().snapshot(self._model.refresh(), self._points)
 
     def _converge(self) -> bool:
         """Fit to convergence and publish it; tell whether that was possible."""
@@ -291,7 +296,7 @@ class Dataset:
         run = self._open_run(continues=None if before is None else before.uid)
         self._refit(again=True)
         if self.result is not None and not run.fit_id:
-            run.snapshot(self.result, self._points)
+            self._snapshot()
 
     def _metadata(self, continues: str | None) -> dict[str, Any]:
         return {

@@ -69,8 +69,8 @@ class Worker(Generic[T]):
     max_batch : int, optional
         Most items at once.
     idle : callable, optional
-        Called without arguments each time that no item waits any more. An item that comes
-        meanwhile waits for it to return.
+        Called without arguments as long as no item waits and it says that there is more to do.
+        An item that comes meanwhile waits for it to return.
     prepare : callable, optional
         Called once, first thing in the thread.
 
@@ -86,7 +86,7 @@ class Worker(Generic[T]):
         *,
         name: str,
         max_batch: int = 256,
-        idle: Callable[[], object] | None = None,
+        idle: Callable[[], bool] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self._handle, self._idle, self._prepare = handle, idle, prepare
@@ -168,19 +168,22 @@ class Worker(Generic[T]):
 
     def _next(self) -> list[T]:
         """Wait for items; an empty list says that the worker is closed and drained."""
-        if self._idle is not None and self._done and not self._items and not self._closed:
-            self._guard("work between items failed", self._idle)
+        idle = self._idle if self._done else None
+        while idle is not None and not self._items and not self._closed:
+            if not self._guard("work between items failed", idle):
+                break
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
             count = min(self._max_batch, len(self._items))
             return [self._items.popleft() for _ in range(count)]
 
-    def _guard(self, failure: str, function: Callable[..., object], *arguments: object) -> None:
+    def _guard(self, failure: str, function: Callable[..., object], *arguments: object) -> object:
         try:
-            function(*arguments)
+            return function(*arguments)
         except BaseException:
             # SystemExit as well: without this thread nothing would ever be handled again.
             logger.exception("%s: %s", self._name, failure)
+            return None
 
 
 class Inline(Generic[T]):

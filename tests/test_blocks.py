@@ -25,12 +25,11 @@ def gathered(X: Blocks, start: int = 0, stop: int | None = None) -> np.ndarray:
     return np.concatenate([np.empty((0, F)), *parts])
 
 
-@pytest.fixture(params=["copied", "converted by the chunk"])
+@pytest.fixture(params=["one block", "several blocks"])
 def however_large(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both roads: a float64 copy of all rows, and chunks made where they are used."""
-    monkeypatch.setattr(module, "_FIRST_ROWS", 64)
-    if request.param != "copied":
-        monkeypatch.setattr(module, "_COPY_BYTES", 0)
+    """Chunks end where blocks end, and where they have their size."""
+    if request.param != "one block":
+        monkeypatch.setattr(module, "_FIRST_ROWS", 64)
         monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * F * 5)
 
 
@@ -107,26 +106,11 @@ def test_rows_appended_after_a_product_take_part_in_the_next() -> None:
     np.testing.assert_allclose(X.times(H)[:, 0].numpy(), rows.astype(float).sum(1), rtol=1e-14)
 
 
-def test_data_that_outgrow_the_copy_are_read_from_the_blocks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_COPY_BYTES", 8 * F * 100)
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 8 * F * 40)
-    rows = patterns(150)
-    X = filled(rows[:100], step=100)
-    assert len(list(X.chunks())) == 1
-
-    X.append(torch.tensor(rows[100:]))
-
-    assert len(list(X.chunks())) > 1
-    assert np.array_equal(gathered(X), rows)
-
-
 def test_blocks_are_never_moved_by_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_ROWS", 64)
     rows = patterns(1000)
     X = filled(rows[:64], step=64, dtype=torch.float64)
-    (_, early), *_ = X.chunks()
+    (_, early), *_ = X.pieces()
     address = early.data_ptr()
 
     X.append(torch.tensor(rows[64:]).to(torch.float64))
@@ -140,13 +124,13 @@ def test_all_rows_are_given_at_once_only_where_one_block_holds_them(
 ) -> None:
     monkeypatch.setattr(module, "_FIRST_ROWS", 64)
     X = filled(patterns(64), step=10)
-    single = X.single()
-    assert single is not None
-    assert np.array_equal(single.numpy(), patterns(64))
+    fused = X.fused()
+    assert fused is not None
+    assert np.array_equal(fused[0].numpy(), patterns(64))
 
     X.append(torch.ones(1, F))
 
-    assert X.single() is None
+    assert X.fused() is None
 
 
 def test_half_the_squared_norm_is_that_of_the_rows_so_far() -> None:
@@ -172,8 +156,6 @@ def test_float64_rows_are_kept_to_the_bit() -> None:
     assert np.array_equal(gathered(filled(rows, step=9, dtype=torch.float64)), rows)
 
 
-def test_a_row_that_is_not_there_is_an_index_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_COPY_BYTES", 0)
-
+def test_a_row_that_is_not_there_is_an_index_error() -> None:
     with pytest.raises(IndexError):
         filled(patterns(3), step=3).row(3)

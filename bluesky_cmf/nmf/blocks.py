@@ -1,7 +1,9 @@
 """The data matrix in blocks that are never reallocated, and its products in float64."""
 
+from bisect import bisect_right
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from .kernels import kernels_for
@@ -12,10 +14,8 @@ __all__ = ["Blocks"]
 #: costs nothing, and as long as there is one block only, it is swept in one piece.
 _FIRST_ROWS = 512
 _BLOCK_BYTES = 1 << 26
-#: Bytes of data up to which a float64 copy is kept: short runs are swept many times over.
-_COPY_BYTES = 1 << 27
-#: Bytes converted to float64 at a time beyond that.
-_CHUNK_BYTES = 1 << 24
+#: Bytes converted to float64 at a time, where torch does the work.
+_CHUNK_BYTES = 1 << 22
 
 
 class Blocks:
@@ -34,66 +34,92 @@ class Blocks:
     def __init__(self, n_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.n_features, self.dtype, self.device = n_features, dtype, device
         self._blocks: list[torch.Tensor] = []
+        self._arrays: list[np.ndarray] = []
+        self._offsets: list[int] = []
         self._room = 0
         self._length = 0
-        self._copy: torch.Tensor | None = None
-        self._copied = 0
-        #: Squared norms of the rows, (N,), and ½‖X‖², in float64.
-        self.norms = torch.zeros(0, dtype=torch.float64, device=device)
+        self._norms = torch.zeros(0, dtype=torch.float64, device=device)
+        #: Half the squared norm of X, in float64.
         self.half_norm = 0.0
 
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def n_blocks(self) -> int:
+        """How many blocks there are."""
+        return len(self._blocks)
+
+    @property
+    def norms(self) -> torch.Tensor:
+        """Squared norms of the rows, (N,), in float64."""
+        return self._norms[: self._length]
+
     def append(self, rows: torch.Tensor) -> None:
         """Append rows, (M, F)."""
         rows = rows.to(self.dtype)
-        norms = rows.to(torch.float64).square().sum(1)
-        self.norms = torch.cat([self.norms, norms])
-        self.half_norm += 0.5 * float(norms.sum())
-        while len(rows):
+        self._append_norms(rows)
+        done, count = 0, rows.shape[0]
+        while done < count:
             if not self._room:
                 self._grow()
-            taken = rows[: self._room]
-            block = self._blocks[-1]
-            first = len(block) - self._room
-            block[first : first + len(taken)] = taken
-            self._room -= len(taken)
-            self._length += len(taken)
-            rows = rows[len(taken) :]
+            taken, block = min(count - done, self._room), self._blocks[-1]
+            first = block.shape[0] - self._room
+            block[first : first + taken] = rows[done : done + taken]
+            self._room -= taken
+            self._length += taken
+            done += taken
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield the rows from ``start`` to ``stop`` as they are stored, block by block: views."""
+        stop = self._length if stop is None else min(stop, self._length)
+        number = max(0, bisect_right(self._offsets, start) - 1)
+        while start < stop:
+            offset, block = self._offsets[number], self._blocks[number]
+            end = min(stop, offset + len(block))
+            yield start, block[start - offset : end - offset]
+            start, number = end, number + 1
+
+    def arrays(self, start: int, stop: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield what `pieces` does as kernels for the CPU take it, with where each begins, ends."""
+        number = max(0, bisect_right(self._offsets, start) - 1)
+        while start < stop:
+            offset, block = self._offsets[number], self._arrays[number]
+            end = min(stop, offset + block.shape[0])
+            yield start, end, block[start - offset : end - offset]
+            start, number = end, number + 1
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` in float64, as (number of the first, rows)."""
-        stop = self._length if stop is None else min(stop, self._length)
-        copy = self._float64()
-        if copy is not None:
-            yield start, copy[start:stop]
-            return
         step = max(1, _CHUNK_BYTES // (8 * self.n_features))
-        offset = 0
-        for block in self._blocks:
-            first, last = max(start, offset), min(stop, offset + len(block))
-            for begin in range(first, last, step):
-                end = min(begin + step, last)
-                yield begin, block[begin - offset : end - offset].to(torch.float64)
-            offset += len(block)
+        for first, piece in self.pieces(start, stop):
+            for begin in range(0, len(piece), step):
+                yield first + begin, piece[begin : begin + step].to(torch.float64)
 
     def times(self, H: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """X[start:stop] Hᵀ, (M, K), for H (K, F)."""
-        kernels, block = kernels_for(self.device), self.single()
-        if kernels is not None and block is not None:
-            rows = block[start:stop]
-            product = H.new_empty(len(rows), len(H))
-            kernels.times(rows.numpy(), H.numpy(), product.numpy())
-            return product
-        empty = H.new_zeros(0, len(H))
-        return torch.cat([empty, *(rows @ H.T for _, rows in self.chunks(start, stop))])
+        kernels = kernels_for(self.device)
+        if kernels is None:
+            parts = [rows @ H.T for _, rows in self.chunks(start, stop)]
+            return torch.cat([H.new_zeros(0, len(H)), *parts])
+        stop = self._length if stop is None else min(stop, self._length)
+        product = H.new_empty(max(0, stop - start), len(H))
+        for first, piece in self.pieces(start, stop):
+            part = product[first - start : first - start + len(piece)]
+            kernels.times(piece.numpy(), H.numpy(), part.numpy())
+        return product
 
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
         """WᵀX, (K, F), for W (N, K)."""
+        kernels = kernels_for(self.device)
         product = W.new_zeros(W.shape[1], self.n_features)
-        for first, rows in self.chunks():
-            product += W[first : first + len(rows)].T @ rows
+        if kernels is None:
+            for first, rows in self.chunks():
+                product += W[first : first + len(rows)].T @ rows
+            return product
+        for first, piece in self.pieces():
+            weights = W[first : first + len(piece)].contiguous()
+            kernels.add_transposed_times(piece.numpy(), weights.numpy(), product.numpy())
         return product
 
     def row(self, index: int) -> torch.Tensor:
@@ -102,47 +128,36 @@ class Blocks:
             return rows[0]
         raise IndexError(index)
 
-    def single(self) -> torch.Tensor | None:
+    def fused(self) -> tuple[torch.Tensor, None] | None:
         """All rows as they are stored, (N, F), where one block holds them: a view."""
-        return self._blocks[0][: self._length] if len(self._blocks) == 1 else None
+        return (self._blocks[0][: self._length], None) if len(self._blocks) == 1 else None
 
     def stored(self) -> torch.Tensor:
         """All rows as they are stored, (N, F): a copy."""
-        parts, left = [], self._length
-        for block in self._blocks:
-            parts.append(block[:left])
-            left -= len(parts[-1])
         empty = torch.empty(0, self.n_features, dtype=self.dtype, device=self.device)
-        return torch.cat([empty, *parts])
+        return torch.cat([empty, *(piece for _, piece in self.pieces())])
 
     def _grow(self) -> None:
         row_bytes = self.n_features * self.dtype.itemsize
         rows = max(1, min(max(_FIRST_ROWS, self._length), _BLOCK_BYTES // row_bytes))
+        self._offsets.append(self._length)
         block = torch.empty(rows, self.n_features, dtype=self.dtype, device=self.device)
         self._blocks.append(block)
+        if self.device.type == "cpu":
+            self._arrays.append(block.numpy())
         self._room = rows
 
-    def _float64(self) -> torch.Tensor | None:
-        if self.dtype == torch.float64 and len(self._blocks) == 1:
-            return self._blocks[0]
-        if 8 * self._length * self.n_features > _COPY_BYTES:
-            self._copy, self._copied = None, 0
-            return None
-        if self._copied < self._length:
-            self._extend_copy()
-        return self._copy
-
-    def _extend_copy(self) -> None:
-        if self._copy is None or len(self._copy) < self._length:
-            rows = max(64, 2 * self._length)
-            copy = torch.empty(rows, self.n_features, dtype=torch.float64, device=self.device)
-            if self._copy is not None:
-                copy[: self._copied] = self._copy[: self._copied]
-            self._copy = copy
-        offset = 0
-        for block in self._blocks:
-            first, last = max(self._copied, offset), min(self._length, offset + len(block))
-            if first < last:
-                self._copy[first:last] = block[first - offset : last - offset]
-            offset += len(block)
-        self._copied = self._length
+    def _append_norms(self, rows: torch.Tensor) -> None:
+        wide = rows.to(torch.float64)
+        norms = torch.linalg.vecdot(wide, wide)
+        needed = self._length + rows.shape[0]
+        if needed > self._norms.shape[0]:
+            # Earlier views of the shorter table stay what they are.
+            table = self._norms.new_zeros(max(1024, 2 * needed))
+            table[: self._length] = self.norms
+            self._norms = table
+            if self.device.type == "cpu":
+                #: The table of squared norms as kernels for the CPU take it.
+                self.norms_array = table.numpy()
+        self._norms[self._length : needed] = norms
+        self.half_norm += 0.5 * float(norms.sum())

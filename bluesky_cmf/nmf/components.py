@@ -49,21 +49,21 @@ def as_patterns(
         source = torch.as_tensor(_numbers(values, argument))
     if source.is_complex():
         raise InputError(f"{argument}: expected real numbers, got {source.dtype}")
-    rows = source.detach().to(device=device, dtype=dtype, copy=True)
+    rows = source.detach().to(device=device, dtype=dtype, copy=source is values)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != n_features:
         raise InputError(
             f"{argument}: expected {n_features} points a pattern, (F,) or (M, F), "
             f"got shape {tuple(source.shape)}"
         )
-    # Squares are what is summed: beyond this they overflow.
-    if not bool((rows.double().abs() <= _LARGEST).all()):
+    # Squares are what is summed: beyond this they overflow. NaN fails any comparison.
+    lowest, highest = (float(bound) for bound in rows.aminmax()) if rows.numel() else (0.0, 0.0)
+    if not -_LARGEST <= lowest <= highest <= _LARGEST:
         raise InputError(
             f"{argument}: expected finite intensities up to {_LARGEST:g} that {dtype} can hold, "
             "got NaN, infinity or larger ones"
         )
-    if bool((rows < 0).any()):
-        lowest = float(rows.min())
+    if lowest < 0:
         raise InputError(
             f"{argument}: expected non-negative intensities, got {lowest:.4g}; "
             "subtract less background, or clip or offset the pattern first"
@@ -71,7 +71,7 @@ def as_patterns(
     return rows
 
 
-def _numbers(values: Array, argument: str) -> npt.NDArray[np.float64]:
+def _numbers(values: Array, argument: str) -> npt.NDArray[Any]:
     """Copy numbers in the layout that torch takes."""
     try:
         array = np.asarray(values)
@@ -79,7 +79,8 @@ def _numbers(values: Array, argument: str) -> npt.NDArray[np.float64]:
             raise TypeError(f"{array.dtype} of shape {array.shape}")
     except (TypeError, ValueError) as error:
         raise InputError(f"{argument}: expected an array of real numbers, got {error}") from error
-    return np.array(array, dtype=float, order="C")
+    # float32 is kept: to and from float64 it would only cost time.
+    return np.array(array, dtype=array.dtype if array.dtype == np.float32 else float, order="C")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What a refit gives back: frozen views, numpy only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["FitResult", "RowFit"]
+from .rows import Frozen
+
+__all__ = ["FitResult", "RowFit", "relative", "scales"]
 
 Array = npt.NDArray[Any]
 
@@ -68,25 +71,40 @@ class FitResult:
     n_patterns: int
     converged: bool
     seconds: float
-    _W: torch.Tensor = field(repr=False)
+    _W: Frozen = field(repr=False)
     _H: torch.Tensor = field(repr=False)
-    _squared_residual: torch.Tensor = field(repr=False)
+    _scalable: tuple[int, ...] = field(repr=False)
+    _squared_residual: Frozen = field(repr=False)
     _squared_norm: torch.Tensor = field(repr=False)
 
     @cached_property
     def weights(self) -> Array:
         """Weights of the components, (N, K)."""
-        return _frozen(self._W)
+        return _frozen((self._W.tensor() * self._scale).to(self._H.dtype))
+
+    @cached_property
+    def _scale(self) -> torch.Tensor:
+        """What components are divided by, and weights multiplied, (K,)."""
+        return scales(self._H, self._scalable).to(torch.float64)
 
     @cached_property
     def components(self) -> Array:
         """The components, (K, F)."""
-        return _frozen(self._H)
+        return _frozen(self._H / self._scale.to(self._H.dtype)[:, None])
 
     @cached_property
     def r_factor(self) -> Array:
         """R-factor of each pattern, (N,)."""
-        return _frozen(relative(self._squared_residual, self._squared_norm).sqrt())
+        squared = self._squared_residual.tensor()[:, 0]
+        return _frozen(relative(squared, self._squared_norm).sqrt())
+
+
+def scales(H: torch.Tensor, scalable: Sequence[int]) -> torch.Tensor:
+    """Maxima of some components, (K,), 1 for the others and where one is zero throughout."""
+    scale = H.new_ones(len(H))
+    for k in scalable:
+        scale[k] = H[k].max()
+    return scale.masked_fill_(scale <= 0, 1.0)
 
 
 def relative(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .blocks import Blocks
-from .sweeps import exact_weights, residuals
+from .sweeps import Data, exact_weights, squared_residuals
 
 __all__ = ["data_seeds", "match_components", "seed_worst"]
 
@@ -13,33 +12,30 @@ __all__ = ["data_seeds", "match_components", "seed_worst"]
 _EXPLAINED = 1e-6
 
 
-def seed_worst(
-    X: Blocks, H: torch.Tensor, empty: Sequence[int], *, residual: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool) -> torch.Tensor:
     """Fill empty components, one by one, from the pattern that is explained worst.
 
     Parameters
     ----------
-    X : Blocks
+    X : Data
         N patterns of F points.
     H : Tensor (K, F)
         Components; it is not changed.
     empty : sequence of int
         Components to fill, in this order.
     residual : bool
-        Take what the others leave of the pattern, rather than the whole pattern: right for a
-        component that comes late, when the others already have their shapes.
+        Take what the others leave of the pattern, rather than the whole pattern.
 
     Returns
     -------
-    W, H : Tensor (N, K), (K, F)
-        Exact weights and the components. A component stays empty where all is explained.
+    Tensor (K, F)
+        The components. One stays empty where all is explained.
     """
     H = H.clone()
     H[list(empty)] = 0
-    W = exact_weights(X, H)
     for k in empty:
-        squared = residuals(X, W, H)
+        W = exact_weights(X, H)
+        squared = squared_residuals(X, W, H, X.times(H))
         if not bool((squared > _EXPLAINED * X.norms).any()):
             break
         worst = int(squared.argmax())
@@ -48,14 +44,13 @@ def seed_worst(
         if float(seed.amax()) <= 0:
             break
         H[k] = seed / seed.amax()
-        W = exact_weights(X, H)
-    return W, H
+    return H
 
 
 def data_seeds(
-    X: Blocks, H: torch.Tensor, free: Sequence[int], *, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield starts (W, H) that depend on the data, the held components and ``seed`` alone.
+    X: Data, H: torch.Tensor, free: Sequence[int], *, seed: int
+) -> Iterator[torch.Tensor]:
+    """Yield components that depend on the data, the held components and ``seed`` alone.
 
     The worst-explained patterns one after the other, what the others leave of them, patterns at
     even distances, and four draws of patterns.
@@ -72,7 +67,7 @@ def data_seeds(
         for k, row in zip(free, rows, strict=False):
             pattern = X.row(row)
             start[k] = pattern / pattern.amax().clamp_min(torch.finfo(pattern.dtype).tiny)
-        yield exact_weights(X, start), start
+        yield start
 
 
 def match_components(H: torch.Tensor, like: torch.Tensor, free: Sequence[int]) -> list[int]:

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,27 +12,33 @@ import torch
 from ..errors import InputError
 from .blocks import Blocks
 from .components import Components, as_patterns
-from .constraints import checked_count
+from .constraints import checked_count, checked_number
+from .deadline import Deadline
+from .factors import Rules
+from .held import HeldWeights
+from .leastsquares import LeastSquares
 from .results import FitResult, RowFit, relative
-from .seeds import data_seeds, match_components, seed_worst
-from .sweeps import Descent, descend, exact_weights, residuals
 from .updates import weight_errors
 
 __all__ = ["FitResult", "RowFit", "StreamingNMF", "check_numerics"]
 
 Array = npt.NDArray[Any]
 
-#: Sweeps and relative decrease of a refit between events.
-_EVENT_SWEEPS, _EVENT_TOL = 4, 1e-4
-#: Sweeps by which the starts of a converged refit are told apart, and how many go on.
-_TRIAL_SWEEPS, _FINALISTS = 30, 3
-#: How much worse than the fit that stands a start may be after its trial and still be followed.
-_PROMISING = 1.1
-#: Most sweeps of a converged refit, and the relative decrease over 20 sweeps that ends it.
-_MAX_SWEEPS, _TOL = 2000, 1e-5
-#: What a start that depends on the history must win by: within this the data's own start is
-#: taken, so that the end does not depend on timing.
-_MARGIN = 2e-4
+#: Arrays of a state, first those of a fit.
+_FIT_STATE = ("components", "weights", "squared", "gram", "cross")
+_STATE = (
+    "patterns",
+    *_FIT_STATE,
+    "names",
+    "fixed",
+    "held_weights",
+    "held_columns",
+    "loss",
+    "seed",
+    "alpha",
+    "l1_ratio",
+    "sum_to_one",
+)
 
 
 class StreamingNMF:
@@ -59,6 +64,11 @@ class StreamingNMF:
         What patterns are stored in and the result is given in. Arithmetic is in float64.
     seed : int, optional
         Seed of the draws among the starts of a converged refit.
+    alpha, l1_ratio : float, optional
+        Penalty on both factors as in `NMF.fit`: ``alpha * l1_ratio`` times their sum and
+        ``alpha * (1 - l1_ratio) / 2`` times the sum of their squares.
+    sum_to_one : bool, optional
+        Weights of a pattern add up to 1: fractions.
 
     Raises
     ------
@@ -68,7 +78,12 @@ class StreamingNMF:
     Notes
     -----
     The scale that the factorization leaves free is pinned: after each refit a free component has
-    maximum 1; a held one is never rescaled and comes back bit-identical.
+    maximum 1; a held one is never rescaled and comes back bit-identical. A penalty, weights that
+    are held or that add up to 1 say what the scale is, and then it is left alone.
+
+    An event costs the same for 1,000 patterns as for 100,000: beyond some hundreds the weights of
+    older patterns are solved anew a few at a time; `refresh`, `improve` and a converged refit
+    bring all of them up to date.
 
     Examples
     --------
@@ -95,6 +110,9 @@ class StreamingNMF:
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
+        alpha: float = 0.0,
+        l1_ratio: float = 0.0,
+        sum_to_one: bool = False,
     ) -> None:
         n_features = checked_count("n_features", n_features)
         n_components = checked_count("n_components", n_components)
@@ -112,10 +130,17 @@ class StreamingNMF:
             dtype=dtype,
             device=self.device,
         )
+        self.alpha, self.l1_ratio = (
+            checked_number("alpha", alpha),
+            checked_number("l1_ratio", l1_ratio, most=1),
+        )
+        self.sum_to_one = bool(sum_to_one)
         self._X = Blocks(n_features, dtype=dtype, device=self.device)
-        self._W = torch.zeros(0, n_components, dtype=torch.float64, device=self.device)
+        self._held = HeldWeights(self.names, device=self.device)
+        self._fit = self._engine()
+        self._exact = True
         self._result: FitResult | None = None
-        self._changed = False
+        self._changed = self._rebuild = False
 
     @property
     def n_features(self) -> int:
@@ -140,23 +165,37 @@ class StreamingNMF:
     @property
     def components(self) -> Array:
         """The components as they are now, (K, F); zeros where one has no shape yet."""
-        return np.array(self._components.H.to(self.dtype).cpu().numpy())
+        return np.array(self._shapes().to(self.dtype).cpu().numpy())
 
     @property
     def result(self) -> FitResult | None:
         """The latest refit, None before the first."""
         return self._result
 
-    def append(self, patterns: npt.ArrayLike | torch.Tensor) -> None:
+    def append(
+        self, patterns: npt.ArrayLike | torch.Tensor, weights: npt.ArrayLike | None = None
+    ) -> None:
         """Append one pattern (F,) or several (M, F); they take part from the next refit on.
+
+        Parameters
+        ----------
+        patterns : array_like (F,) or (M, F)
+            Intensities, not negative.
+        weights : array_like (K,) or (M, K), optional
+            Weights that are held for these patterns; NaN where they are free.
 
         Raises
         ------
         InputError
-            Where the shape is another one, or a value is negative or not finite: nothing is
+            Where a shape is another one, or a value is negative or not finite: nothing is
             appended then.
         """
-        self._X.append(self._patterns(patterns, "patterns"))
+        rows = self._patterns(patterns, "patterns")
+        self._held.append(len(self._X), len(rows), weights)
+        self._X.append(rows)
+        self._rebuild |= self._held.used and self._fit.held is None
+        # Weights that are held may say what the scale of a component is.
+        self._rebuild |= weights is not None
         self._changed = True
 
     def refit(self, converge: bool = False) -> FitResult:
@@ -180,16 +219,30 @@ class StreamingNMF:
         if not len(self._X):
             raise InputError("refit: expected at least one pattern; append one first")
         started = time.perf_counter()
-        found = self._converge() if converge else self._follow()
-        return self._adopt(found, started)
+        if self._rebuild:
+            self._fit, self._rebuild = self._engine(), False
+        self._exact = self._fit.follow()
+        converged = not self._components.free
+        if converge:
+            converged, self._exact = self._fit.converge(), True
+        self._changed = False
+        return self._publish(started, converged=converged)
 
-    def improve(self, budget: float) -> bool:
-        """Look for a better fit from starts that depend on the data alone.
+    @property
+    def settled(self) -> bool:
+        """Whether `improve` has come to its end for the patterns so far."""
+        return not self._changed and (not self._components.free or self._fit.settled)
+
+    def improve(self, budget: float, *, interrupted: Callable[[], bool] | None = None) -> bool:
+        """Look for a better fit: from where the fit stands, and from other starts.
 
         Parameters
         ----------
         budget : float
-            Seconds; at most one sweep, or the seeding of one start, more is spent.
+            Seconds; at most one sweep, or the seeding of one start, more is spent. Where there
+            are many patterns the search goes on, at the next call, from where it stopped.
+        interrupted : callable, optional
+            Tells whether to stop earlier; asked every few milliseconds.
 
         Returns
         -------
@@ -200,47 +253,48 @@ class StreamingNMF:
         started = time.perf_counter()
         if not len(self._X) or not self._components.free:
             return False
-        deadline = started + budget
         # What is to be improved on is the fit of what is there now.
-        result = self.refit() if self._result is None or self._changed else self._result
-        best = self._explore(started, deadline)
-        # Less than this is no reason to redraw everything.
-        if best.objective >= (1 - _MARGIN) * result.objective:
-            return False
-        self._adopt(self._matched(best), started)
-        return True
+        if self._result is None or self._changed:
+            self.refit()
+        found = self._fit.improve(Deadline(started + budget, interrupted))
+        if found:
+            self._exact = True
+            self._publish(started, converged=False)
+        return found
 
-    def _explore(self, started: float, deadline: float) -> Descent:
-        """Go on from where the fit stands, try other starts, and follow the best of them."""
-        third = started + (deadline - started) / 3
-        own = self._descend(self._W, self._components.H, tol=_EVENT_TOL, deadline=third)
-        best: Descent | None = None
-        for W, H in self._starts():
-            if time.perf_counter() >= deadline:
-                break
-            found = self._descend(W, H, max_sweeps=_TRIAL_SWEEPS, deadline=deadline)
-            if best is None or found.objective < best.objective:
-                best = found
-        if best is None or best.objective > _PROMISING * own.objective:
-            best = own
-        best = self._descend(best.W, best.H, tol=_EVENT_TOL, deadline=deadline)
-        return min(own, best, key=lambda end: end.objective)
+    def refresh(self) -> FitResult:
+        """Solve for the weights of all patterns, for the components as they are.
+
+        Raises
+        ------
+        InputError
+            Where no pattern was appended yet.
+        """
+        started = time.perf_counter()
+        result = self.refit() if self._result is None or self._changed else self._result
+        if self._exact:
+            return result
+        self._fit.refresh()
+        self._exact = True
+        return self._publish(started, converged=False)
 
     def rows(self, start: int = 0, stop: int | None = None) -> RowFit:
         """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit."""
-        start, stop, _ = slice(start, stop).indices(len(self._W))
-        H, W = self._components.H, self._W[start:stop]
-        squared, norms = residuals(self._X, W, H, start, stop), self._X.norms[start:stop]
+        factors = self._fit.factors
+        start, stop, _ = slice(start, stop).indices(len(factors))
+        H, W = factors.H, factors.W.tensor(start, stop)
+        squared, over, total = self._residual_sums(W, H, start, stop)
         # With one point for each weight nothing is left to take the noise from.
         spare = (self.n_features - (W > 0).sum(1)).to(W.dtype)
         variance = torch.where(spare > 0, squared / spare.clamp_min(1), math.nan)
-        errors = weight_errors(W, H @ H.T, variance)
+        scale = factors.scale
+        errors = weight_errors(W, factors.G, variance) * scale
         fit = W[-1] @ H if len(W) else H.new_zeros(self.n_features)
         return RowFit(
-            weights=W.cpu().numpy().copy(),
+            weights=(W * scale).cpu().numpy(),
             errors=errors.cpu().numpy(),
-            r_factor=relative(squared, norms).sqrt().cpu().numpy(),
-            unexplained=self._unexplained(W, start, stop).cpu().numpy(),
+            r_factor=relative(squared, self._X.norms[start:stop]).sqrt().cpu().numpy(),
+            unexplained=relative(over, total).cpu().numpy(),
             reconstruction=fit.to(self.dtype).cpu().numpy(),
         )
 
@@ -262,13 +316,17 @@ class StreamingNMF:
             Where the pattern cannot be used, or none is given and the component has no shape.
         """
         k = self._components.index(name)
-        self._components.pin(k, None if pattern is None else self._pattern(pattern))
-        self._changed = True
+        values = None if pattern is None else self._pattern(pattern)
+        self._keep_shapes()
+        self._components.pin(k, values)
+        self._changed = self._rebuild = True
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held."""
-        self._components.fixed[self._components.index(name)] = False
-        self._changed = True
+        k = self._components.index(name)
+        self._keep_shapes()
+        self._components.fixed[k] = False
+        self._changed = self._rebuild = True
 
     def add_component(
         self,
@@ -289,9 +347,10 @@ class StreamingNMF:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
         name = self._components.new_name(name)
         values = None if pattern is None else self._pattern(pattern)
+        self._keep_shapes()
         self._components.add(name, values, fixed=fixed)
-        self._W = torch.cat([self._W, self._W.new_zeros(len(self._W), 1)], 1)
-        self._changed = True
+        self._held.add(name)
+        self._changed = self._rebuild = True
         return name
 
     def remove_component(self, name: str) -> None:
@@ -307,20 +366,61 @@ class StreamingNMF:
         k = self._components.index(name)
         if len(self._components) == 1:
             raise InputError(f"name: {name!r} is the only component; add another one first")
+        self._keep_shapes()
         self._components.remove(k)
-        self._W = torch.cat([self._W[:, :k], self._W[:, k + 1 :]], 1)
-        self._changed = True
+        self._held.remove(name)
+        self._changed = self._rebuild = True
+
+    def fix_weights(self, name: str, weights: npt.ArrayLike) -> None:
+        """Hold the weights of a component.
+
+        Parameters
+        ----------
+        name : str
+            The component.
+        weights : float or array_like (N,)
+            One number for all patterns, also those to come; or one for each pattern so far, NaN
+            where it is free.
+
+        Raises
+        ------
+        ComponentError
+            Where no component has this name.
+        InputError
+            Where the shape is another one, or a weight is negative or infinite.
+        """
+        self._components.index(name)
+        self._held.fix(name, weights, len(self._X))
+        self._keep_shapes()
+        self._changed = self._rebuild = True
+
+    def release_weights(self, name: str) -> None:
+        """Let all weights of a component go free.
+
+        Raises
+        ------
+        ComponentError
+            Where no component has this name.
+        """
+        self._components.index(name)
+        self._held.release(name, len(self._X))
+        self._keep_shapes()
+        self._changed = self._rebuild = True
 
     def state(self) -> dict[str, Array]:
         """Everything needed to go on later, as plain arrays: `numpy.savez` takes it as it is."""
         return {
             "patterns": self._X.stored().cpu().numpy(),
-            "weights": self._W.cpu().numpy().copy(),
-            "components": self._components.H.cpu().numpy().copy(),
+            # After a change of constraints weights are solved for anew.
+            **(self._engine() if self._rebuild else self._fit).state(),
             "names": np.array(self._components.names, dtype=np.str_),
             "fixed": np.array(self._components.fixed, dtype=bool),
+            **self._held.state(len(self._X)),
             "loss": np.array(self.loss),
             "seed": np.array(self.seed),
+            "alpha": np.array(self.alpha),
+            "l1_ratio": np.array(self.l1_ratio),
+            "sum_to_one": np.array(self.sum_to_one),
         }
 
     @classmethod
@@ -334,108 +434,96 @@ class StreamingNMF:
         InputError
             Where an array is missing or the arrays do not fit together.
         """
-        needed = ("patterns", "weights", "components", "names", "fixed", "loss", "seed")
-        missing = [key for key in needed if key not in state]
+        missing = [key for key in _STATE if key not in state]
         if missing:
-            raise InputError(f"state: expected the arrays {needed}, {missing} are missing")
-        arrays = {key: np.asarray(state[key]) for key in needed}
-        patterns, weights, components = (arrays[key] for key in needed[:3])
-        if (
-            components.ndim != 2
-            or patterns.shape[1:] != components.shape[1:]
-            or weights.shape[1:] != components.shape[:1]
-            or len(weights) > len(patterns)
-            or not len(components) == len(arrays["names"]) == len(arrays["fixed"])
-        ):
-            raise InputError(
-                "state: expected patterns (N, F), weights (at most N, K), components (K, F), "
-                f"names (K,) and fixed (K,), got {patterns.shape}, {weights.shape}, "
-                f"{components.shape}, {arrays['names'].shape} and {arrays['fixed'].shape}"
-            )
+            raise InputError(f"state: expected the arrays {_STATE}, {missing} are missing")
+        arrays = {key: np.asarray(state[key]) for key in _STATE}
+        N, (K, F) = len(arrays["patterns"]), np.shape(np.atleast_2d(arrays["components"]))[:2]
+        M = len(np.atleast_1d(arrays["weights"]))
+        expected = {
+            "patterns": (N, F),
+            "components": (K, F),
+            "weights": (min(M, N), K),
+            "squared": (min(M, N), 1),
+            "gram": (K, K),
+            "cross": (K, F),
+            "names": (K,),
+            "fixed": (K,),
+            "held_weights": (N, K),
+            "held_columns": (K,),
+        }
+        for key, shape in expected.items():
+            if arrays[key].shape != shape:
+                raise InputError(f"state: expected {key} {shape}, got {arrays[key].shape}")
+        patterns, components = arrays["patterns"], arrays["components"]
         model = cls(
             components.shape[1],
             len(components),
             names=[str(name) for name in arrays["names"]],
             components=list(components),
             fixed=arrays["fixed"].tolist(),
-            loss=str(arrays["loss"]),
+            loss=arrays["loss"].item(),
             device=device,
             dtype=torch.as_tensor(patterns[:0]).dtype,
             seed=int(arrays["seed"]),
+            alpha=float(arrays["alpha"]),
+            l1_ratio=float(arrays["l1_ratio"]),
+            sum_to_one=bool(arrays["sum_to_one"]),
         )
         if len(patterns):
             model.append(patterns)
+        model._held.restore(arrays["held_weights"], arrays["held_columns"])
         # The constructor rounds components to ``dtype``; these are masters in float64.
         model._components.H = torch.tensor(components, dtype=torch.float64, device=model.device)
-        model._W = torch.tensor(weights, dtype=torch.float64, device=model.device)
+        model._fit, model._rebuild = model._engine(), False
+        model._fit.restore({key: arrays[key] for key in _FIT_STATE})
         return model
 
-    # --- refits ----------------------------------------------------------------------------
+    # --- the fit ---------------------------------------------------------------------------
 
-    def _follow(self) -> Descent:
-        """Bring the factors up to the newest pattern, from where they stood."""
-        H, empty = self._components.H, self._components.shapeless
-        if empty:
-            W, H = seed_worst(self._X, H, empty, residual=True)
-        else:
-            W = self._weights_so_far()
-        return self._descend(W, H, max_sweeps=_EVENT_SWEEPS, tol=_EVENT_TOL)
+    def _engine(self) -> LeastSquares:
+        """Build what fits, from the components as they are."""
+        held = self._held.rows(len(self._X)) if self._held.used else None
+        return LeastSquares(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
 
-    def _converge(self) -> Descent:
-        followed = self._follow()
-        if not self._components.free:
-            return followed
-        trials = [self._descend(*start, max_sweeps=_TRIAL_SWEEPS) for start in self._starts()]
-        trials.sort(key=lambda trial: trial.objective)
-        ends = [self._descend(trial.W, trial.H) for trial in trials[:_FINALISTS]]
-        best = min(ends, key=lambda end: end.objective)
-        own = self._descend(followed.W, followed.H)
-        if own.objective < (1 - _MARGIN) * best.objective:
-            return own
-        return self._matched(best)
+    def _rules(self) -> Rules:
+        free = tuple(self._components.free)
+        settled = self.alpha > 0 or self.sum_to_one
+        scalable = [k for k in free if not settled and not self._held.scale(self.names[k])]
+        return Rules(
+            free,
+            l1=self.alpha * self.l1_ratio,
+            l2=self.alpha * (1 - self.l1_ratio),
+            total=1.0 if self.sum_to_one else math.nan,
+            scalable=tuple(scalable),
+            holds_weights=self._held.used,
+        )
 
-    def _starts(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return data_seeds(self._X, self._components.H, self._components.free, seed=self.seed)
+    def _shapes(self) -> torch.Tensor:
+        """Give the components as they are now, (K, F), in float64."""
+        if self._rebuild:
+            return self._components.H
+        factors = self._fit.factors
+        return factors.H / factors.scale[:, None]
 
-    def _descend(
-        self,
-        W: torch.Tensor,
-        H: torch.Tensor,
-        *,
-        max_sweeps: int = _MAX_SWEEPS,
-        tol: float = _TOL,
-        deadline: float = math.inf,
-    ) -> Descent:
-        free = self._components.free
-        return descend(self._X, W, H, free=free, max_sweeps=max_sweeps, tol=tol, deadline=deadline)
+    def _keep_shapes(self) -> None:
+        """Note where the fit has brought the components, before constraints change."""
+        self._components.H = self._shapes()
 
-    def _weights_so_far(self) -> torch.Tensor:
-        new = exact_weights(self._X, self._components.H, len(self._W))
-        return torch.cat([self._W, new])
-
-    def _matched(self, found: Descent) -> Descent:
-        """Give the free components of another start the names that they had."""
-        order = match_components(found.H, self._components.H, self._components.free)
-        return replace(found, W=found.W[:, order], H=found.H[order])
-
-    def _adopt(self, found: Descent, started: float) -> FitResult:
-        free = torch.tensor(self._components.free, dtype=torch.long, device=self.device)
-        scale = torch.ones(len(found.H), dtype=torch.float64, device=self.device)
-        scale[free] = found.H[free].amax(1)
-        scale = torch.where(scale > 0, scale, 1.0)
-        self._components.H = torch.where(scale[:, None] == 1, found.H, found.H / scale[:, None])
-        self._W = found.W * scale
-        self._changed = False
+    def _publish(self, started: float, *, converged: bool) -> FitResult:
+        factors = self._fit.factors
+        H = factors.H
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            objective=found.objective,
+            objective=self._fit.objective,
             n_patterns=len(self._X),
-            converged=found.converged,
+            converged=converged,
             seconds=time.perf_counter() - started,
-            _W=self._W.to(self.dtype),
-            _H=self._components.H.to(self.dtype),
-            _squared_residual=found.squared,
+            _W=factors.W.frozen(),
+            _H=H.to(self.dtype) if self.dtype != H.dtype else H.clone(),
+            _scalable=factors.rules.scalable,
+            _squared_residual=factors.squared.frozen(),
             _squared_norm=self._X.norms,
         )
         return self._result
@@ -453,13 +541,17 @@ class StreamingNMF:
             raise InputError(f"pattern: expected one pattern, got {len(patterns)}")
         return patterns[0].to(torch.float64)
 
-    def _unexplained(self, W: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        over, total = [W.new_zeros(0)], [W.new_zeros(0)]
+    def _residual_sums(
+        self, W: torch.Tensor, H: torch.Tensor, start: int, stop: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Squared residual, what lies above the fit, and intensity of some rows, each (M,)."""
+        sums = [W.new_zeros(0, 3)]
         for first, rows in self._X.chunks(start, stop):
-            fit = W[first - start : first - start + len(rows)] @ self._components.H
-            over.append((rows - fit).clamp_min(0).sum(1))
-            total.append(rows.sum(1))
-        return relative(torch.cat(over), torch.cat(total))
+            left = rows - W[first - start : first - start + len(rows)] @ H
+            each = (left.square().sum(1), left.clamp_min(0).sum(1), rows.sum(1))
+            sums.append(torch.stack(each, 1))
+        squared, over, total = torch.cat(sums).unbind(1)
+        return squared, over, total
 
 
 def check_numerics(*, device: str | torch.device, dtype: torch.dtype, seed: int) -> None:

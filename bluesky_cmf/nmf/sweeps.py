@@ -2,133 +2,165 @@
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from .blocks import Blocks
+from .deadline import Deadline
+from .factors import Factors, Rules
 from .kernels import kernels_for
 from .updates import coordinate_descent, nnls
 
-__all__ = ["Descent", "Extrapolation", "descend", "exact_weights", "residuals"]
+__all__ = [
+    "LOST",
+    "NEVER",
+    "Data",
+    "Descent",
+    "Extrapolation",
+    "alternate",
+    "descend",
+    "exact_weights",
+    "squared_residuals",
+]
 
-#: Coordinate-descent passes for each Gram matrix: the products with X cost more than the passes.
-_PASSES = 8
+#: Coordinate-descent passes over weights, at most, and over components. Weights that are exact
+#: are worth many sweeps where patterns are few and alike.
+PASSES = (64, 2)
 #: Sweeps over which the decrease is judged.
-_WINDOW = 20
+WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
-_LOST = 1e-9
-#: Part of ‖X‖² below which a residual is formed, and not taken from products, which round it.
-_EXACT_BELOW = 1e-8
+LOST = 1e-9
 #: Seconds between two looks at the deadline, as long as it is this far away.
 _LOOK = 0.005
+
+#: No deadline.
+NEVER = Deadline()
 
 # Extrapolation of Ang and Gillis, Neural Computation 31, 417 (2019), arXiv 1805.06604: step,
 # its bound, the growth of both after a good sweep, and how the step shrinks after a bad one.
 _PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
+_NO_BASIS = np.zeros((0, 0))
+
+
+class Data(Protocol):
+    """What sweeps need of the data: `Blocks` themselves, or a compressed form of them."""
+
+    device: torch.device
+    half_norm: float
+
+    def __len__(self) -> int: ...
+
+    @property
+    def norms(self) -> torch.Tensor:
+        """Squared norms of the rows, (N,)."""
+
+    def times(self, H: torch.Tensor) -> torch.Tensor:
+        """XHᵀ, (N, K)."""
+
+    def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
+        """WᵀX, (K, F)."""
+
+    def row(self, index: int) -> torch.Tensor:
+        """One row, (F,)."""
+
+    def fused(self) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """Give the data as one matrix, or two to be multiplied, for kernels to sweep over."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent arrived: W (N, K), H (K, F), what is left there, and why it ended.
+    """Where a descent arrived: components H (K, F), the objective, and why it ended."""
 
-    ``squared`` (N,) are the squared residuals of the rows, half of whose sum is ``objective``.
-    """
-
-    W: torch.Tensor
     H: torch.Tensor
-    squared: torch.Tensor
     objective: float
     converged: bool
     sweeps: int
 
 
-def exact_weights(
-    X: Blocks, H: torch.Tensor, start: int = 0, stop: int | None = None
-) -> torch.Tensor:
-    """Solve for the weights (M, K) of the rows of X from ``start`` to ``stop``, given H (K, F)."""
-    return _solve(X, X.times(H, start, stop), H @ H.T)
+def exact_weights(X: Data, H: torch.Tensor) -> torch.Tensor:
+    """Solve for the weights (N, K) of all rows of X, given H (K, F)."""
+    return _solve(X.device, X.times(H), H @ H.T)
 
 
-def _solve(X: Blocks, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-    kernels = kernels_for(X.device)
-    if kernels is None:
-        return nnls(C, G)
-    return torch.from_numpy(kernels.nnls(C.numpy(), G.numpy()))
+def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+    kernels = kernels_for(device)
+    return nnls(C, G) if kernels is None else torch.from_numpy(kernels.nnls(C.numpy(), G.numpy()))
 
 
-def residuals(
-    X: Blocks, W: torch.Tensor, H: torch.Tensor, start: int = 0, stop: int | None = None
-) -> torch.Tensor:
-    """Form the squared residuals of the rows from ``start`` to ``stop``, (M,).
-
-    ``W`` holds the weights of these rows alone.
-    """
-    squared = []
-    for first, rows in X.chunks(start, stop):
-        weights = W[first - start : first - start + len(rows)]
-        squared.append(torch.addmm(rows, weights, H, alpha=-1.0).square_().sum(1))
-    return torch.cat([W.new_zeros(0), *squared])
-
-
-def _residuals_of_products(
-    X: Blocks, W: torch.Tensor, H: torch.Tensor, C: torch.Tensor, G: torch.Tensor
-) -> torch.Tensor:
-    """Take the squared residuals from XHᵀ and HHᵀ, where rounding leaves enough of them."""
-    squared = X.norms - 2.0 * (W * C).sum(1) + ((W @ G) * W).sum(1)
-    if float(squared.sum()) < _EXACT_BELOW * 2.0 * X.half_norm:
-        return residuals(X, W, H)
+def squared_residuals(X: Data, W: torch.Tensor, H: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
+    """Squared residuals of the rows, (N,), from C = XHᵀ: to some 1e-15 of the squared norms."""
+    squared = X.norms - 2.0 * (W * C).sum(1) + ((W @ (H @ H.T)) * W).sum(1)
     return squared.clamp_min(0)
 
 
 def descend(
-    X: Blocks,
-    W: torch.Tensor,
+    X: Data,
     H: torch.Tensor,
+    rules: Rules,
     *,
-    free: Sequence[int],
+    W: torch.Tensor | None = None,
     max_sweeps: int,
     tol: float,
-    deadline: float = math.inf,
+    deadline: Deadline = NEVER,
 ) -> Descent:
-    """Lower ½‖X - WH‖² by extrapolated alternating sweeps that end with exact weights.
+    """Lower ½‖X - WH‖² by extrapolated alternating sweeps.
 
     Parameters
     ----------
     X : Blocks
         N rows of F points.
-    W, H : Tensor (N, K), (K, F)
-        Where to start, in float64; they are not changed.
-    free : sequence of int
-        Components that may change.
+    H : Tensor (K, F)
+        Where to start, in float64; it is not changed.
+    rules : Rules
+        What is asked of the factors.
+    W : Tensor (N, K), optional
+        Weights to start from; None are the exact ones.
     max_sweeps : int
         Most sweeps.
     tol : float
         Decrease over 20 sweeps, relative to the objective, below which the descent has
         converged; so it has where the decrease is lost beside ½‖X‖² (a billionth of it).
-    deadline : float
-        Time on `time.perf_counter` after which no further sweep is begun.
+    deadline : Deadline
+        When no further sweep is to be begun.
 
     Returns
     -------
     Descent
         Not above the objective of (W, H), but for rounding.
     """
-    state = Extrapolation(X, W, H, free)
-    lost = _LOST * X.half_norm
-    converged = not free or not len(X)
-    while len(state.curve) <= max_sweeps and time.perf_counter() < deadline and not converged:
+    state = Extrapolation(X, H, rules, W=W)
+    converged = not rules.free or not len(X)
+    while len(state.curve) <= max_sweeps and not converged and not deadline.passed:
         state.sweep(state.sweeps_until(deadline, max_sweeps + 1 - len(state.curve)))
-        if len(state.curve) > _WINDOW:
-            before, now = state.curve[-1 - _WINDOW], state.curve[-1]
-            converged = before - now <= max(tol * before, lost)
-    C, G = state.C, state.H @ state.H.T
-    W = _solve(X, C, G)
-    squared = _residuals_of_products(X, W, state.H, C, G)
-    objective = 0.5 * float(squared.sum())
-    return Descent(W, state.H, squared, objective, converged, len(state.curve) - 1)
+        converged = state.converged(tol)
+    return Descent(state.H, state.curve[-1], converged, len(state.curve) - 1)
+
+
+def alternate(factors: Factors, *, max_sweeps: int, tol: float, deadline: Deadline) -> Descent:
+    """Lower the objective by exact weights and passes over the components in turn.
+
+    The road for weights that are held or add up to a total; arguments as those of `descend`. The
+    factors are changed in place.
+    """
+    factors.follow()
+    curve = [factors.objective]
+    converged = not factors.rules.free or not len(factors)
+    while len(curve) <= max_sweeps and not converged and not deadline.passed:
+        factors.descend(PASSES[1])
+        factors.resolve(0, len(factors))
+        curve.append(factors.objective)
+        converged = _converged(curve, tol, factors.X.half_norm)
+    return Descent(factors.H, curve[-1], converged, len(curve) - 1)
+
+
+def _converged(curve: list[float], tol: float, half_norm: float) -> bool:
+    """Whether the last 20 sweeps have brought less than ``tol`` of the objective."""
+    if len(curve) <= WINDOW:
+        return False
+    before, now = curve[-1 - WINDOW], curve[-1]
+    return before - now <= max(tol * before, LOST * half_norm)
 
 
 class Extrapolation:
@@ -136,57 +168,77 @@ class Extrapolation:
 
     Parameters
     ----------
-    X : Blocks
+    X : Data
         The data.
-    W, H : Tensor (N, K), (K, F)
+    H : Tensor (K, F)
         Where to start.
-    free : sequence of int
-        Components that may change.
+    rules : Rules
+        What is asked of the factors.
+    W : Tensor (N, K), optional
+        Weights to start from; None are the exact ones.
 
     Attributes
     ----------
     H, C : Tensor (K, F), (N, K)
         The best components, and XHᵀ.
+    Wt : Tensor (K, N)
+        The best weights, transposed.
     curve : list of float
         The objective at the start and after each sweep; it never rises.
     """
 
-    def __init__(self, X: Blocks, W: torch.Tensor, H: torch.Tensor, free: Sequence[int]) -> None:
-        self.X, self.free = X, list(free)
-        # Rows of Wᵀ are worked on one after the other, as those of H.
-        self.Wt, self.H = W.T.clone(memory_format=torch.contiguous_format), H.clone()
-        self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
-        self._pace = list(_PACE)
+    def __init__(
+        self, X: Data, H: torch.Tensor, rules: Rules, *, W: torch.Tensor | None = None
+    ) -> None:
+        self.X, self.rules, self.H = X, rules, H.clone()
         self.C = X.times(self.H)
+        if W is None:
+            G = self.H @ self.H.T + rules.l2 * torch.eye(len(H), dtype=H.dtype, device=H.device)
+            W = _solve(X.device, self.C - rules.l1, G)
+        # Rows of Wᵀ are worked on one after the other, as those of H.
+        self.Wt = W.T.clone(memory_format=torch.contiguous_format)
+        self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
         self._ahead_C = self.C.clone()
+        self._pace = list(_PACE)
         self.curve = [self._objective(self.Wt, self.H, self.C)]
         self._seconds = 0.0
 
     def sweep(self, count: int) -> None:
         """Do sweeps; keep each where it lowers the objective, else go on without its lead."""
         started = time.perf_counter()
-        kernels, block = kernels_for(self.X.device), self.X.single()
-        if kernels is None or block is None:
+        kernels, fused = kernels_for(self.X.device), self.X.fused()
+        if kernels is None or fused is None:
             for _ in range(count):
                 self._sweep()
         else:
-            self._sweep_fused(kernels, block, count)
+            self._sweep_fused(kernels, fused, count)
         self._seconds = (time.perf_counter() - started) / count
 
-    def sweeps_until(self, deadline: float, most: int) -> int:
+    def sweeps_until(self, deadline: Deadline, most: int) -> int:
         """Sweeps to do before the next look at the clock and at the curve."""
-        left = deadline - time.perf_counter()
+        left = deadline.left
         if math.isinf(left):
-            return min(_WINDOW, most)
+            return min(WINDOW, most)
         if not self._seconds:
             return 1
-        return max(1, min(_WINDOW, most, int(min(left, max(_LOOK, left / 2)) / self._seconds)))
+        spell = _LOOK if deadline.interruptible else max(_LOOK, left / 2)
+        return max(1, min(WINDOW, most, int(min(left, spell) / self._seconds)))
 
-    def _sweep_fused(self, kernels: object, block: torch.Tensor, count: int) -> None:
+    def converged(self, tol: float) -> bool:
+        """Whether the last 20 sweeps have brought less than ``tol`` of the objective."""
+        return _converged(self.curve, tol, self.X.half_norm)
+
+    def _sweep_fused(
+        self, kernels: object, fused: tuple[torch.Tensor, torch.Tensor | None], count: int
+    ) -> None:
         curve, pace = np.empty(count), np.array(self._pace)
+        rows, basis = fused
         kernels.sweep(  # type: ignore[attr-defined]
-            block.numpy(),
+            rows.numpy(),
+            _NO_BASIS if basis is None else basis.numpy(),
             self.X.half_norm,
+            self.rules.l1,
+            self.rules.l2,
             self.Wt.numpy(),
             self.H.numpy(),
             self.C.numpy(),
@@ -194,8 +246,8 @@ class Extrapolation:
             self._ahead_H.numpy(),
             self._ahead_C.numpy(),
             pace,
-            np.array(self.free, dtype=np.int64),
-            _PASSES,
+            np.array(self.rules.free, dtype=np.int64),
+            PASSES,
             count,
             curve,
         )
@@ -204,20 +256,23 @@ class Extrapolation:
 
     def _sweep(self) -> None:
         step, bound, growth, bound_growth, shrink = self._pace
-        every, X = range(len(self.H)), self.X
-        G = self._ahead_H @ self._ahead_H.T
-        Wt = coordinate_descent(self._ahead_Wt, G, self._ahead_C.T, free=every, passes=_PASSES)
+        every, X, rules = range(len(self.H)), self.X, self.rules
+        free = list(rules.free)
+        penalty = rules.l2 * torch.eye(len(self.H), dtype=self.H.dtype, device=self.H.device)
+        G = self._ahead_H @ self._ahead_H.T + penalty
+        right = self._ahead_C.T - rules.l1
+        Wt = coordinate_descent(self._ahead_Wt, G, right, free=every, passes=PASSES[0])
         ahead_Wt = Wt + step * (Wt - self.Wt)
-        B = X.transposed_times(ahead_Wt.T)
-        A = ahead_Wt @ ahead_Wt.T
-        H = coordinate_descent(self._ahead_H, A, B, free=self.free, passes=_PASSES)
+        B = X.transposed_times(ahead_Wt.T) - rules.l1
+        A = ahead_Wt @ ahead_Wt.T + penalty
+        H = coordinate_descent(self._ahead_H, A, B, free=free, passes=PASSES[1])
         C = X.times(H)
         objective = self._objective(Wt, H, C)
         if objective <= self.curve[-1]:
             # Extrapolated components may be negative here and there: the next step mends that,
             # and XHᵀ of an extrapolation is the extrapolation of XHᵀ.
             self._ahead_Wt, self._ahead_H = ahead_Wt, H.clone()
-            self._ahead_H[self.free] += step * (H - self.H)[self.free]
+            self._ahead_H[free] += step * (H - self.H)[free]
             self._ahead_C = C + step * (C - self.C)
             self.Wt, self.H, self.C = Wt, H, C
             self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
@@ -228,5 +283,8 @@ class Extrapolation:
         self.curve.append(objective)
 
     def _objective(self, Wt: torch.Tensor, H: torch.Tensor, C: torch.Tensor) -> float:
-        gram = ((Wt @ Wt.T) * (H @ H.T)).sum()
-        return self.X.half_norm - float((Wt.T * C).sum()) + 0.5 * float(gram)
+        A, G = Wt @ Wt.T, H @ H.T
+        objective = self.X.half_norm - float((Wt.T * C).sum()) + 0.5 * float((A * G).sum())
+        if self.rules.penalised:
+            objective += self.rules.penalty(float(Wt.sum()), float(H.sum()), A, G)
+        return objective

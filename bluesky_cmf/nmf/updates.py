@@ -5,18 +5,22 @@ minimise ½ vᵀGv - cᵀv over v ≥ 0. With G = HHᵀ and C = HXᵀ its soluti
 with G = WᵀW and C = WᵀX those of H.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
-__all__ = ["coordinate_descent", "nnls", "weight_errors"]
+__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "resolve", "weight_errors"]
 
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
 _RIDGE = 1e-12
+#: Passes between two looks at whether they still move anything; what that is, squared.
+_LOOK_EVERY, _STILL = 4, 1e-12
 #: Exchanges of whole sets before block pivoting falls back to single exchanges, which cannot cycle.
 _FULL_EXCHANGES = 3
 _MAX_EXCHANGES = 200
+_BISECTIONS = 200
 
 
 def coordinate_descent(
@@ -35,7 +39,7 @@ def coordinate_descent(
     free : sequence of int
         Rows of V that may move.
     passes : int
-        Passes over the free rows.
+        Most passes over the free rows; there are fewer where they come to rest.
 
     Returns
     -------
@@ -55,14 +59,25 @@ def coordinate_descent(
     moving = [k for k in free if diagonal[k] > floor]
     # What an extrapolation has made negative is mended also where nothing moves.
     V[list(free)] = V[list(free)].clamp(min=0)
-    for _ in range(passes):
+    for done in range(passes):
+        look = done % _LOOK_EVERY == _LOOK_EVERY - 1
+        before = V.clone() if look else V
         for k in moving:
             step = torch.addmv(C[k], V.T, G[k], alpha=-1.0)
             V[k].add_(step, alpha=1.0 / diagonal[k]).clamp_(min=0)
+        if look and _still(V, before, G, moving):
+            break
     return V
 
 
-def nnls(C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+def _still(V: torch.Tensor, before: torch.Tensor, G: torch.Tensor, moving: list[int]) -> bool:
+    """Whether a pass has moved next to nothing."""
+    weight = G.diagonal()[moving]
+    moved = (weight * (V - before)[moving].abs().sum(1).square()).sum()
+    return bool(moved <= _STILL * (weight * V[moving].sum(1).square()).sum())
+
+
+def nnls(C: torch.Tensor, G: torch.Tensor, open_: torch.Tensor | None = None) -> torch.Tensor:
     """Solve non-negative least squares exactly, for many right-hand sides at once.
 
     Parameters
@@ -71,6 +86,8 @@ def nnls(C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
         Right-hand sides XHᵀ, one row each, float64.
     G : Tensor (K, K)
         Gram matrix HHᵀ, float64. Zero components get weight zero.
+    open_ : Tensor (N, K) of bool, optional
+        Which weights are asked for; the others are zero.
 
     Returns
     -------
@@ -90,18 +107,86 @@ def nnls(C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
     # With a unit diagonal one tolerance and one ridge serve components of any intensity.
     G = G / (unit[:, None] * unit) + torch.diag((~alive).to(G.dtype) + _RIDGE * K)
     C = C / unit
-    tolerance = 1e-12 * C.abs().amax(1, keepdim=True).clamp_min(torch.finfo(C.dtype).tiny)
-    return _pivot(C, G, tolerance) / unit
+    asked = alive.expand_as(C) if open_ is None else open_ & alive
+    return _pivot(C, G, asked) / unit
 
 
-def _pivot(C: torch.Tensor, G: torch.Tensor, tolerance: torch.Tensor) -> torch.Tensor:
-    passive = C > 0
+def nnls_to_total(
+    C: torch.Tensor, G: torch.Tensor, open_: torch.Tensor, total: torch.Tensor
+) -> torch.Tensor:
+    """Solve non-negative least squares for weights (N, K) whose rows add up to ``total`` (N,).
+
+    The sum of a row rises with the multiplier of its condition, so the multiplier is bisected.
+    Rows with a total of zero or less, or with nothing open, get zeros.
+    """
+    diagonal = G.diagonal().clamp_min(0)
+    open_ = open_ & (diagonal > 0)
+    step = torch.where(open_, C.abs(), 0.0).amax(1)
+    reach = torch.where(open_, total[:, None] * diagonal, 0.0).amax(1)
+    low, high = -step - reach, step + reach * C.shape[1]
+    W = torch.zeros_like(C)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        W = nnls(C + middle[:, None], G, open_)
+        short = W.sum(1) < total
+        if bool(((W.sum(1) - total).abs() <= 1e-13 * total.abs()).all()):
+            break
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    found = W.sum(1)
+    usable = (total > 0) & (found > 0)
+    return W * torch.where(usable, total / found.clamp_min(1e-300), 0.0)[:, None]
+
+
+def resolve(
+    C: torch.Tensor,
+    G: torch.Tensor,
+    *,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    total: float = math.nan,
+    held: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Solve for the weights of some rows under everything that may be asked of them.
+
+    Parameters
+    ----------
+    C : Tensor (N, K)
+        XHᵀ.
+    G : Tensor (K, K)
+        HHᵀ.
+    l1, l2 : float
+        Penalty: l1 times the sum of the weights, l2 times half the sum of their squares.
+    total : float
+        What the weights of a row add up to; NaN leaves it free.
+    held : Tensor (N, K), optional
+        Weights that are held, NaN where they are free.
+
+    Returns
+    -------
+    Tensor (N, K)
+    """
+    open_ = torch.ones_like(C, dtype=torch.bool)
+    kept = torch.zeros_like(C)
+    if held is not None:
+        open_, kept = held.isnan(), held.nan_to_num(0.0)
+    rest = C - l1 - kept @ G
+    open_ = open_ & (G.diagonal() > 0)
+    G = G + l2 * torch.eye(len(G), dtype=G.dtype, device=G.device)
+    if math.isnan(total):
+        return kept + nnls(rest, G, open_)
+    return kept + nnls_to_total(rest, G, open_, total - kept.sum(1))
+
+
+def _pivot(C: torch.Tensor, G: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    tiny = torch.finfo(C.dtype).tiny
+    tolerance = 1e-12 * torch.where(asked, C.abs(), 0.0).amax(1, keepdim=True).clamp_min(tiny)
+    passive = (C > 0) & asked
     weights = _solve_passive(C, G, passive)
     fewest = torch.full_like(C[:, 0], C.shape[1] + 1)
     chances = torch.full_like(fewest, _FULL_EXCHANGES)
     for _ in range(_MAX_EXCHANGES):
         gradient = weights @ G - C
-        wrong = (passive & (weights < -tolerance)) | (~passive & (gradient < -tolerance))
+        wrong = (passive & (weights < -tolerance)) | (asked & ~passive & (gradient < -tolerance))
         count = wrong.sum(1).to(C.dtype)
         todo = count.nonzero()[:, 0]
         if not len(todo):

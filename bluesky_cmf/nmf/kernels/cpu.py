@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["nnls", "sweep", "times", "warm_up"]
+__all__ = [
+    "add_transposed_times",
+    "descend_components",
+    "gram",
+    "nnls",
+    "resolve",
+    "sweep",
+    "times",
+    "transposed_times",
+    "warm_up",
+]
 
 #: Rounding may be reassociated, as BLAS does; NaN and infinity keep their meaning.
 _OPTIONS = {
@@ -32,8 +42,15 @@ _COLUMNS = 512
 _LONG = 2048
 #: Ridge relative to the largest diagonal element, as in `updates.py`.
 _RIDGE = 1e-12
+#: Passes between two looks at whether they still move anything; what that is, squared.
+_LOOK_EVERY, _STILL = 4, 1e-12
 _FULL_EXCHANGES = 3
 _MAX_EXCHANGES = 200
+_BISECTIONS = 200
+#: Rows whose weights are solved between two passes over them, which so find them in the cache.
+_ROWS = 32
+#: Part of ‖x‖² below which a residual is formed, and not taken from products, which round it.
+_EXACT_BELOW = 1e-8
 
 
 @_compiled
@@ -72,11 +89,17 @@ def times(X, H, C):
 
 
 @_compiled
-def _transposed_times(X, W, B):
+def transposed_times(X, W, B):
     """B = WᵀX, (K, F)."""
+    B[:] = 0.0
+    add_transposed_times(X, W, B)
+
+
+@_compiled
+def add_transposed_times(X, W, B):
+    """B += WᵀX, (K, F)."""
     N, F = X.shape
     K = W.shape[1]
-    B[:] = 0.0
     for first in range(0, F, _COLUMNS):
         last = min(F, first + _COLUMNS)
         i = 0
@@ -105,7 +128,29 @@ def _transposed_times(X, W, B):
 
 
 @_compiled
-def _gram(V, G):
+def _product(X, V, H, C):
+    """C = XHᵀ, where X stands for X V if V has rows."""
+    if len(V):
+        inner = np.empty((len(V), len(H)))
+        times(V, H, inner)
+        times(X, np.ascontiguousarray(inner.T), C)
+    else:
+        times(X, H, C)
+
+
+@_compiled
+def _transposed_product(X, V, W, B):
+    """B = WᵀX, where X stands for X V if V has rows."""
+    if len(V):
+        inner = np.empty((W.shape[1], len(V)))
+        transposed_times(X, W, inner)
+        transposed_times(V, np.ascontiguousarray(inner.T), B)
+    else:
+        transposed_times(X, W, B)
+
+
+@_compiled
+def gram(V, G):
     """G = VVᵀ for V (K, M)."""
     for k in range(len(V)):
         for m in range(k + 1):
@@ -132,7 +177,9 @@ def _descend_columns(V, G, C, free, passes):
             v = V[k, first:last]
             for j in range(n):
                 v[j] = max(0.0, v[j])
-        for _ in range(passes):
+        for done in range(passes):
+            look = done % _LOOK_EVERY == _LOOK_EVERY - 1
+            moved = size = 0.0
             for k in free:
                 diagonal = G[k, k]
                 if diagonal <= largest * _RIDGE:
@@ -146,8 +193,20 @@ def _descend_columns(V, G, C, free, passes):
                         for j in range(n):
                             step[j] -= g * v[j]
                 v, inverse = V[k, first:last], 1.0 / diagonal
-                for j in range(n):
-                    v[j] = max(0.0, step[j] * inverse)
+                if look:
+                    change = total = 0.0
+                    for j in range(n):
+                        new = max(0.0, step[j] * inverse)
+                        change += abs(new - v[j])
+                        total += new
+                        v[j] = new
+                    moved += diagonal * change * change
+                    size += diagonal * total * total
+                else:
+                    for j in range(n):
+                        v[j] = max(0.0, step[j] * inverse)
+            if look and moved <= _STILL * size:
+                break
 
 
 @_compiled
@@ -165,9 +224,33 @@ def _objective(half_norm, W, C, A, G):
 
 
 @_compiled
-def sweep(X, half_norm, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, sweeps, curve):
+def _penalise(G, C, l1, l2):
+    """Add a penalty to the problem of a half-step: ½vᵀ(G + l2)v - (c - l1)ᵀv."""
+    if l2 > 0.0:
+        for k in range(len(G)):
+            G[k, k] += l2
+    if l1 > 0.0:
+        C -= l1
+
+
+@_compiled
+def _penalty(W, H, A, G, l1, l2):
+    penalty = 0.0
+    if l1 > 0.0:
+        penalty += l1 * (W.sum() + H.sum())
+    if l2 > 0.0:
+        for k in range(len(A)):
+            penalty += 0.5 * l2 * (A[k, k] + G[k, k])
+    return penalty
+
+
+@_compiled
+def sweep(
+    X, V, half_norm, l1, l2, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, sweeps, curve
+):
     """Do extrapolated sweeps in place: `sweeps.Extrapolation.sweep`.
 
+    X (N, F), or X V with X (N, r) and V (r, F), are the data; V without rows stands for nothing.
     W (K, N) and H (K, F) are the best factors and C = XHᵀ (N, K), ``ahead_…`` the extrapolated
     ones. ``pace`` holds the step and its bound, how both grow after a good sweep, and how the
     step shrinks after a bad one. ``curve`` (sweeps,) takes the objective after each sweep.
@@ -178,23 +261,27 @@ def sweep(X, half_norm, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, 
     A, G, B = np.empty((K, K)), np.empty((K, K)), np.empty((K, F))
     new_W, new_H = np.empty((K, N)), np.empty((K, F))
     every = np.arange(K)
-    _gram(W, A)
-    _gram(H, G)
-    objective = _objective(half_norm, W, C, A, G)
+    right = np.empty((K, N))
+    gram(W, A)
+    gram(H, G)
+    objective = _objective(half_norm, W, C, A, G) + _penalty(W, H, A, G, l1, l2)
     for s in range(sweeps):
         step = pace[0]
-        _gram(ahead_H, G)
+        gram(ahead_H, G)
         new_W[:] = ahead_W
-        _descend_columns(new_W, G, ahead_C.T, every, passes)
+        right[:] = ahead_C.T
+        _penalise(G, right, l1, l2)
+        _descend_columns(new_W, G, right, every, passes[0])
         ahead_W[:] = new_W + step * (new_W - W)
-        _gram(ahead_W, A)
-        _transposed_times(X, ahead_W.T, B)
+        gram(ahead_W, A)
+        _transposed_product(X, V, ahead_W.T, B)
+        _penalise(A, B, l1, l2)
         new_H[:] = ahead_H
-        _descend_columns(new_H, A, B, free, passes)
-        times(X, new_H, new_C)
-        _gram(new_W, A)
-        _gram(new_H, G)
-        found = _objective(half_norm, new_W, new_C, A, G)
+        _descend_columns(new_H, A, B, free, passes[1])
+        _product(X, V, new_H, new_C)
+        gram(new_W, A)
+        gram(new_H, G)
+        found = _objective(half_norm, new_W, new_C, A, G) + _penalty(new_W, new_H, A, G, l1, l2)
         if found <= objective:
             for k in free:
                 for j in range(F):
@@ -212,10 +299,9 @@ def sweep(X, half_norm, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, 
 
 @_compiled
 def _solve_passive(G, c, passive, w, lower, index):
-    """Solve G w = c on the passive set by Cholesky, with zeros elsewhere."""
+    """Solve G w = c on the passive set by Cholesky; other weights are left alone."""
     n = 0
     for k in range(len(c)):
-        w[k] = 0.0
         if passive[k]:
             index[n] = k
             n += 1
@@ -241,42 +327,165 @@ def _solve_passive(G, c, passive, w, lower, index):
 
 
 @_compiled
-def _nnls(C, G, W):
-    N, K = C.shape
-    lower, index = np.empty((K, K)), np.empty(K, np.int64)
-    passive, wrong = np.empty(K, np.bool_), np.empty(K, np.bool_)
-    for i in range(N):
-        c, w = C[i], W[i]
-        largest = 0.0
-        for k in range(K):
-            passive[k] = c[k] > 0.0
+def _solve_row(G, c, open_, w, passive, wrong, lower, index):
+    """Solve one non-negative least squares problem for the weights that are open.
+
+    The others are zero here; what they explain has been taken from c.
+    """
+    K = len(c)
+    largest = 0.0
+    for k in range(K):
+        passive[k] = open_[k] and c[k] > 0.0
+        if open_[k]:
             largest = max(largest, abs(c[k]))
-        tolerance = 1e-12 * largest
-        fewest, chances = K + 1, _FULL_EXCHANGES
-        for _ in range(_MAX_EXCHANGES):
-            _solve_passive(G, c, passive, w, lower, index)
-            count, last = 0, -1
-            for k in range(K):
-                if passive[k]:
-                    wrong[k] = w[k] < -tolerance
-                else:
-                    gradient = -c[k]
-                    for m in range(K):
-                        gradient += G[k, m] * w[m]
-                    wrong[k] = gradient < -tolerance
-                if wrong[k]:
-                    count, last = count + 1, k
-            if count == 0:
-                break
-            if count < fewest:
-                fewest, chances = count, _FULL_EXCHANGES
-            else:
-                chances -= 1
-            for k in range(K):
-                if wrong[k] and (chances >= 0 or k == last):
-                    passive[k] = not passive[k]
+    tolerance = 1e-12 * largest
+    fewest, chances = K + 1, _FULL_EXCHANGES
+    for _ in range(_MAX_EXCHANGES):
         for k in range(K):
-            w[k] = max(0.0, w[k])
+            w[k] = 0.0
+        _solve_passive(G, c, passive, w, lower, index)
+        count, last = 0, -1
+        for k in range(K):
+            wrong[k] = False
+            if passive[k]:
+                wrong[k] = w[k] < -tolerance
+            elif open_[k]:
+                gradient = -c[k]
+                for m in range(K):
+                    gradient += G[k, m] * w[m]
+                wrong[k] = gradient < -tolerance
+            if wrong[k]:
+                count, last = count + 1, k
+        if count == 0:
+            break
+        if count < fewest:
+            fewest, chances = count, _FULL_EXCHANGES
+        else:
+            chances -= 1
+        for k in range(K):
+            if wrong[k] and (chances >= 0 or k == last):
+                passive[k] = not passive[k]
+    for k in range(K):
+        w[k] = max(0.0, w[k])
+
+
+@_compiled
+def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower, index):
+    """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
+
+    The sum rises with the multiplier, piecewise linearly, from 0 where it is very negative.
+    """
+    K = len(c)
+    low, high, step = 0.0, 0.0, 0.0
+    for k in range(K):
+        if open_[k]:
+            step = max(step, abs(c[k]) * unit[k])
+            # One weight alone reaches the total at this multiplier, or earlier.
+            high = max(high, total * unit[k] * unit[k])
+    low, high = -step - high, step + high * K
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        for k in range(K):
+            shifted[k] = c[k] + middle / unit[k]
+        _solve_row(G, shifted, open_, w, passive, wrong, lower, index)
+        found = 0.0
+        for k in range(K):
+            found += w[k] / unit[k]
+        if abs(found - total) <= 1e-13 * total:
+            break
+        if found < total:
+            low = middle
+        else:
+            high = middle
+    if found > 0.0:
+        for k in range(K):
+            w[k] *= total / found
+
+
+@_compiled
+def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
+    """Solve for the weights of some rows, in place; A and B follow: `updates.resolve`.
+
+    X (M, F), norms (M,), H (K, F), held (M, K) with NaN where weights are free, or without rows,
+    W (M, K), squared (M,), A (K, K), B (K, F). ``total`` is what the weights of a row add up to,
+    NaN where that is free. Returns what the sum of the weights gains.
+    """
+    M, F = X.shape
+    K = len(H)
+    unit, alive = np.empty(K), np.empty(K, np.bool_)
+    for k in range(K):
+        diagonal = GH[k, k] + l2
+        alive[k] = GH[k, k] > 0.0
+        unit[k] = np.sqrt(diagonal) if alive[k] else 1.0
+    G = np.empty((K, K))
+    for k in range(K):
+        for m in range(K):
+            G[k, m] = GH[k, m] / (unit[k] * unit[m])
+        G[k, k] = 1.0 + _RIDGE * K
+    lower, index = np.empty((K, K)), np.empty(K, np.int64)
+    passive, wrong, open_ = np.empty(K, np.bool_), np.empty(K, np.bool_), np.empty(K, np.bool_)
+    c, shifted, w = np.empty(K), np.empty(K), np.empty(K)
+    C, change = np.empty((_ROWS, K)), np.empty((_ROWS, K))
+    gained = 0.0
+    for first in range(0, M, _ROWS):
+        last = min(M, first + _ROWS)
+        n = last - first
+        times(X[first:last], H, C[:n])
+        for i in range(n):
+            row = first + i
+            rest = total
+            for k in range(K):
+                open_[k] = alive[k]
+                c[k] = C[i, k] - l1
+            if len(held):
+                for k in range(K):
+                    if not np.isnan(held[row, k]):
+                        open_[k] = False
+                        rest -= held[row, k]
+                        for m in range(K):
+                            c[m] -= GH[m, k] * held[row, k]
+            for k in range(K):
+                c[k] /= unit[k]
+            if np.isnan(total):
+                _solve_row(G, c, open_, w, passive, wrong, lower, index)
+            elif rest > 0.0 and open_.any():
+                _solve_to_total(G, c, unit, rest, open_, w, shifted, passive, wrong, lower, index)
+            else:
+                w[:] = 0.0
+            for k in range(K):
+                new = w[k] / unit[k]
+                if len(held) and not np.isnan(held[row, k]):
+                    new = held[row, k]
+                change[i, k] = new - W[row, k]
+                gained += change[i, k]
+                shifted[k] = W[row, k]
+                W[row, k] = new
+            left = norms[row]
+            for k in range(K):
+                left -= 2.0 * W[row, k] * C[i, k]
+                for m in range(K):
+                    left += W[row, k] * W[row, m] * GH[k, m]
+                    A[k, m] += W[row, k] * W[row, m] - shifted[k] * shifted[m]
+            if left < _EXACT_BELOW * norms[row]:
+                left = 0.0
+                for j in range(F):
+                    value = np.float64(X[row, j])
+                    for k in range(K):
+                        value -= W[row, k] * H[k, j]
+                    left += value * value
+            squared[row] = left
+        add_transposed_times(X[first:last], change[:n], B)
+    return gained
+
+
+@_compiled
+def descend_components(H, A, B, l1, l2, free, passes, G):
+    """Coordinate descent on the free rows of H (K, F) in place, for A = WᵀW, B = WᵀX; G = HHᵀ."""
+    if l1 > 0.0 or l2 > 0.0:
+        A, B = A.copy(), B.copy()
+        _penalise(A, B, l1, l2)
+    _descend_columns(H, A, B, free, passes)
+    gram(H, G)
 
 
 def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
@@ -290,12 +499,27 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
     return W / unit
 
 
+@_compiled
+def _nnls(C, G, W):
+    K = C.shape[1]
+    lower, index = np.empty((K, K)), np.empty(K, np.int64)
+    passive, wrong, every = np.empty(K, np.bool_), np.empty(K, np.bool_), np.ones(K, np.bool_)
+    for i in range(len(C)):
+        _solve_row(G, C[i], every, W[i], passive, wrong, lower, index)
+
+
 def warm_up() -> None:
     """Compile the kernels, or load them from the cache."""
+    nothing, none_held = np.empty((0, 0)), np.empty((0, 0))
     for dtype in (np.float32, np.float64):
         X, W, H, C = np.ones((2, 3), dtype), np.ones((1, 2)), np.ones((1, 3)), np.ones((2, 1))
         pace = np.array([0.5, 1.0, 1.05, 1.01, 1.5])
         free, curve = np.zeros(1, np.int64), np.empty(1)
         times(X, H, C)
-        sweep(X, 3.0, W, H, C, W.copy(), H.copy(), C.copy(), pace, free, 1, 1, curve)
+        transposed_times(X, C, H.copy())
+        rest = (W.copy(), H.copy(), C.copy(), pace, free, (1, 1), 1, curve)
+        sweep(X, nothing, 3.0, 0.0, 0.0, W, H, C, *rest)
+        A, B, norms = np.ones((1, 1)), np.ones((1, 3)), np.ones(2)
+        resolve(X, norms, H, A, 0.0, 0.0, np.nan, none_held, C, norms.copy(), A.copy(), B)
+        descend_components(H, A, B, 0.0, 0.0, free, 1, A.copy())
     nnls(np.ones((1, 1)), np.ones((1, 1)))

@@ -1,0 +1,38 @@
+"""When a search is due in the middle of a stream: the residual has jumped, or the data grown."""
+
+__all__ = ["Alarm"]
+
+#: How much more than usual of the patterns is left unexplained in a jump.
+_JUMP = 1.5
+#: Events over which what is left lately, and usually, is averaged.
+_LATELY, _USUALLY = 16, 256
+#: Growth since the last search that makes another one due.
+_GROWTH = 1.5
+
+
+class Alarm:
+    """What new patterns leave unexplained, lately and usually, and how many there were.
+
+    A search that is through sets the standard, whether it has found anything or not: patterns that
+    are merely noisier raise one alarm only.
+    """
+
+    def __init__(self) -> None:
+        self._lately = self._usually = 0.0
+        self._events = self._searched = 0
+        self._on = False
+
+    def raised(self, n_patterns: int, left: float) -> bool:
+        """Take in the part of the newest patterns that is left; tell whether a search is due."""
+        self._events += 1
+        self._lately += (left - self._lately) / min(self._events, _LATELY)
+        if self._lately > _JUMP * self._usually > 0 or n_patterns > _GROWTH * self._searched:
+            self._on = True
+        if not self._on:
+            self._usually += (self._lately - self._usually) / min(self._events, _USUALLY)
+        return self._on
+
+    def quiet(self, n_patterns: int, left: float) -> None:
+        """Note that a search over so many patterns is through, and what it leaves of the latest."""
+        self._on, self._searched = False, n_patterns
+        self._usually, self._events = left, _USUALLY

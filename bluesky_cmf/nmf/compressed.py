@@ -1,0 +1,116 @@
+"""X ≈ U V with a few directions V: sweeps on it do not read X."""
+
+import itertools
+
+import torch
+
+from .blocks import Blocks
+
+__all__ = ["Compressed", "compress", "directions", "pays"]
+
+#: Directions, or twice the number of components and this many more where that is more.
+_DIRECTIONS, _MORE = 20, 4
+#: Stretches of rows that are averaged, and rows of a stretch that will do.
+_STRETCHES, _ROWS = 16, 16
+#: Directions for which a basis pays, in rows and in points.
+_FEW_ROWS, _FEW_POINTS = 256, 640
+#: A direction shorter than this, relative to the longest one, adds nothing.
+_NEGLIGIBLE = 1e-7
+#: Where nothing was, rounding leaves numbers so small that arithmetic slows down.
+_NOTHING = 1e-30
+
+
+class Compressed:
+    """Rows U V that stand for those of X, as sweeps see them.
+
+    Parameters
+    ----------
+    U : Tensor (N, r)
+        Coordinates of the rows.
+    V : Tensor (r, F)
+        Orthonormal directions.
+    norms : Tensor (N,)
+        Squared norms of the rows of X, with what lies outside the directions.
+    """
+
+    def __init__(self, U: torch.Tensor, V: torch.Tensor, norms: torch.Tensor) -> None:
+        self.U, self.V, self.norms = U, V, norms
+        self.half_norm = 0.5 * float(norms.sum())
+        self.device = V.device
+
+    def __len__(self) -> int:
+        return len(self.U)
+
+    def times(self, H: torch.Tensor) -> torch.Tensor:
+        """UVHᵀ, (N, K)."""
+        return self.U @ (self.V @ H.T)
+
+    def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
+        """WᵀUV, (K, F)."""
+        return (W.T @ self.U) @ self.V
+
+    def row(self, index: int) -> torch.Tensor:
+        """One row without what lies outside the directions, (F,), not negative."""
+        return (self.U[index] @ self.V).clamp_min_(0)
+
+    def fused(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """U and V."""
+        return self.U, self.V
+
+    def sample(self, rows: torch.Tensor) -> "Compressed":
+        """Give some of the rows."""
+        return Compressed(self.U[rows], self.V, self.norms[rows])
+
+
+def pays(X: Blocks) -> bool:
+    """Whether sweeps on a compressed form are cheaper than on the data, and its memory small."""
+    return X.n_blocks > 1 and len(X) >= _FEW_ROWS and X.n_features >= _FEW_POINTS
+
+
+def compress(X: Blocks, V: torch.Tensor) -> Compressed:
+    """Project the rows of X on orthonormal directions V (r, F)."""
+    return Compressed(X.times(V), V, X.norms)
+
+
+def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """Choose what the rows of X are projected on, around a fit.
+
+    Parameters
+    ----------
+    X : Blocks
+        The data.
+    H, B : Tensor (K, F)
+        Components, and WᵀX.
+
+    Returns
+    -------
+    Tensor (r, F)
+        Orthonormal. They span the components and WᵀX, which averages noise over all rows and makes
+        the compressed problem exact to first order where the fit stands; and most of what averages
+        over stretches of rows add to that, so that a phase that appears late is among them.
+
+    Notes
+    -----
+    A range finder as in Halko, Martinsson and Tropp, SIAM Rev. 53, 217 (2011), with the fit and
+    the order of the rows in the place of chance.
+    """
+    edges = torch.linspace(0, len(X), _STRETCHES + 1).long().tolist()
+    averages = torch.stack([_average(X, *edge) for edge in itertools.pairwise(edges)])
+    most = max(_DIRECTIONS, 2 * len(H) + _MORE)
+    basis = _span(torch.nn.functional.normalize(torch.cat([H, B]), dim=1), 2 * len(H))
+    unit = torch.nn.functional.normalize(averages, dim=1)
+    added = _span(unit - (unit @ basis.T) @ basis, most - len(basis))
+    added = torch.nn.functional.normalize(added - (added @ basis.T) @ basis, dim=1)
+    basis = torch.cat([basis, added])
+    return torch.where(basis.abs() < _NOTHING, 0.0, basis)
+
+
+def _average(X: Blocks, start: int, stop: int) -> torch.Tensor:
+    step = max(1, (stop - start) // _ROWS)
+    return torch.stack([X.row(i) for i in range(start, stop, step)]).mean(0)
+
+
+def _span(rows: torch.Tensor, most: int) -> torch.Tensor:
+    """Orthonormal directions of what rows of length 1, or less, span."""
+    _, lengths, found = torch.linalg.svd(rows, full_matrices=False)
+    return found[: int((lengths[:most] > _NEGLIGIBLE).sum())]
