@@ -39,7 +39,7 @@ def problem(shape, seed, dtype=torch.float32):
 )
 def test_fused_sweeps_follow_the_reference(shape, seed, dtype, penalty):
     X, W, H, free = problem(shape, seed, dtype)
-    rules = Rules(tuple(free), *penalty)
+    rules = Rules(tuple(free), l1=penalty[0], l2=penalty[1])
     one, two = (sweeps.Extrapolation(X, H, rules, W=W) for _ in range(2))
     one.sweep(6)
     for _ in range(6):
@@ -74,7 +74,7 @@ def test_several_blocks_are_swept_as_one(monkeypatch):
     whole, *_ = problem((9, 50, 3), 1)
     assert whole.fused() is not None
     ends = [
-        sweeps.descend(data, H, Rules(tuple(free)), max_sweeps=30, tol=0.0).objective
+        sweeps.Extrapolation(data, H, Rules(tuple(free))).descend(max_sweeps=30, tol=0.0).objective
         for data in (X, whole)
     ]
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
@@ -82,9 +82,9 @@ def test_several_blocks_are_swept_as_one(monkeypatch):
 
 def test_without_numba_torch_does_the_work(monkeypatch):
     X, _, H, free = problem((6, 40, 3), 5)
-    expected = sweeps.descend(X, H, Rules(tuple(free)), max_sweeps=10, tol=0.0)
+    expected = sweeps.Extrapolation(X, H, Rules(tuple(free))).descend(max_sweeps=10, tol=0.0)
     monkeypatch.setattr(sweeps, "kernels_for", lambda device: None)
-    found = sweeps.descend(X, H, Rules(tuple(free)), max_sweeps=10, tol=0.0)
+    found = sweeps.Extrapolation(X, H, Rules(tuple(free))).descend(max_sweeps=10, tol=0.0)
     assert found.objective == pytest.approx(expected.objective, rel=1e-9)
 
 
@@ -98,7 +98,7 @@ def test_fused_rows_are_solved_for_as_the_reference_says(shape, seed, asked):
     """Weights, their statistics and the residuals, from scratch and again with other components."""
     X, W, H, free = problem(shape, seed, torch.float64)
     l1, l2 = (0.3, 0.2) if asked == "penalised" else (0.0, 0.0)
-    rules = Rules(tuple(free), l1, l2, total=1.0 if "total" in asked else math.nan)
+    rules = Rules(tuple(free), l1=l1, l2=l2, total=1.0 if "total" in asked else math.nan)
     held = None
     if "held" in asked:
         values = torch.where(W < 0.4, W / len(H), math.nan)

@@ -64,7 +64,7 @@ class Compressed:
 
 def pays(X: Blocks) -> bool:
     """Whether sweeps on a compressed form are cheaper than on the data, and its memory small."""
-    return X.n_blocks > 1 and len(X) >= _FEW_ROWS and X.n_features >= _FEW_POINTS
+    return len(X) >= _FEW_ROWS and X.n_features >= _FEW_POINTS
 
 
 def compress(X: Blocks, V: torch.Tensor) -> Compressed:
@@ -113,4 +113,5 @@ def _average(X: Blocks, start: int, stop: int) -> torch.Tensor:
 def _span(rows: torch.Tensor, most: int) -> torch.Tensor:
     """Orthonormal directions of what rows of length 1, or less, span."""
     _, lengths, found = torch.linalg.svd(rows, full_matrices=False)
-    return found[: int((lengths[:most] > _NEGLIGIBLE).sum())]
+    basis: torch.Tensor = found[: int((lengths[:most] > _NEGLIGIBLE).sum())]
+    return basis

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bluesky_cmf.errors import InputError
 
-__all__ = ["beta_divergence", "r_factor"]
+__all__ = ["beta_divergence", "checked_beta", "elementwise", "r_factor", "zero_floor"]
 
 #: Nearer to 0 or 1 than this, the general formula cancels to noise and its limit is taken.
 _LIMIT_WIDTH = 1e-6
@@ -56,12 +56,12 @@ def beta_divergence(target: Tensor, reconstruction: Tensor, beta: float) -> Tens
     if beta == 2:
         return 0.5 * (x - y).square().sum()
     if beta > 1:
-        return _elementwise(x, y, beta).clamp_min(0).sum()
+        return elementwise(x, y, beta).clamp_min(0).sum()
     floor = zero_floor(target)
     if beta <= 0:
-        return _elementwise(x.clamp_min(floor), y.clamp_min(floor), beta).clamp_min(0).sum()
+        return elementwise(x.clamp_min(floor), y.clamp_min(floor), beta).clamp_min(0).sum()
     against_zero = y.pow(beta) / beta
-    each = torch.where(x == 0, against_zero, _elementwise(x, y.clamp_min(floor), beta))
+    each = torch.where(x == 0, against_zero, elementwise(x, y.clamp_min(floor), beta))
     return each.clamp_min(0).sum()
 
 
@@ -112,7 +112,8 @@ def zero_floor(target: Tensor) -> float:
     return torch.finfo(torch.float32).eps * scale
 
 
-def _elementwise(x: Tensor, y: Tensor, beta: float) -> Tensor:
+def elementwise(x: Tensor, y: Tensor, beta: float) -> Tensor:
+    """Give the beta-divergence of each element; zeros must have been raised where they matter."""
     if beta == 1:
         return torch.xlogy(x, x / y) - x + y
     if beta == 0:

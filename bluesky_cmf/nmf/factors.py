@@ -13,7 +13,7 @@ from .blocks import Blocks
 from .kernels import kernels_for
 from .results import scales
 from .rows import Rows
-from .updates import coordinate_descent, resolve
+from .updates import coordinate_descent, solve_rows, weight_errors
 
 __all__ = ["Factors", "Rules"]
 
@@ -30,6 +30,8 @@ class Rules:
     ----------
     free : tuple of int
         Components that may change.
+    beta : float
+        The loss: the beta-divergence, 2 for least squares.
     l1, l2 : float
         Penalty on both factors: l1 times the sum, l2 times half the sum of squares.
     total : float
@@ -41,6 +43,7 @@ class Rules:
     """
 
     free: tuple[int, ...]
+    beta: float = 2.0
     l1: float = 0.0
     l2: float = 0.0
     total: float = math.nan
@@ -151,6 +154,7 @@ class Factors:
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": self.B,
+            "value": self.H.new_tensor([self.W_sum]),
         }
         return {key: np.array(tensor.cpu().numpy()) for key, tensor in tensors.items()}
 
@@ -164,7 +168,7 @@ class Factors:
         self._follow_components()
         self.W.replace(masters["weights"])
         self.squared.replace(masters["squared"])
-        self.W_sum = float(masters["weights"].sum())
+        self.W_sum = float(masters["value"][0])
 
     def resolve(self, start: int, stop: int) -> None:
         """Solve for the weights of rows anew, exactly, given H."""
@@ -192,6 +196,18 @@ class Factors:
             norms += float(self.X.norms[start:bound].sum())
             start = bound
         return squared / norms
+
+    def shapeless(self) -> list[int]:
+        """Tell which free components hold nothing but zeros."""
+        sizes = self.G.diagonal().tolist()
+        return [k for k in self.rules.free if sizes[k] <= 0]
+
+    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
+        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
+        # With one point for each weight nothing is left to take the noise from.
+        spare = (self.X.n_features - (W > 0).sum(1)).to(W.dtype)
+        variance = torch.where(spare > 0, squared / spare.clamp_min(1), math.nan)
+        return weight_errors(W, self.G, variance)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""
@@ -244,7 +260,7 @@ class Factors:
         norms, rules = self.X.norms[start:stop], self.rules
         X = rows.to(torch.float64)
         C = X @ self.H.T
-        new = resolve(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total, held=held)
+        new = solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total, held=held)
         self.W_sum += float((new - W).sum())
         self.A += new.T @ new - W.T @ W
         self.B += (new - W).T @ X

@@ -14,18 +14,22 @@ from .blocks import Blocks
 from .components import Components, as_patterns
 from .constraints import checked_count, checked_number
 from .deadline import Deadline
+from .divergencefit import DivergenceFit
+from .divergences import checked_beta
 from .factors import Rules
+from .fit import Fit
 from .held import HeldWeights
 from .leastsquares import LeastSquares
 from .results import FitResult, RowFit, relative
-from .updates import weight_errors
 
-__all__ = ["FitResult", "RowFit", "StreamingNMF", "check_numerics"]
+__all__ = ["LOSSES", "FitResult", "RowFit", "StreamingNMF", "beta_of", "check_numerics"]
 
 Array = npt.NDArray[Any]
 
+#: Losses by name, with their beta.
+LOSSES = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
 #: Arrays of a state, first those of a fit.
-_FIT_STATE = ("components", "weights", "squared", "gram", "cross")
+_FIT_STATE = ("components", "weights", "squared", "gram", "cross", "value")
 _STATE = (
     "patterns",
     *_FIT_STATE,
@@ -56,8 +60,9 @@ class StreamingNMF:
         Patterns to hold or to start from; missing ones are seeded from the data.
     fixed : sequence of bool, optional
         Which components are held; missing flags mean free.
-    loss : {"frobenius"}, optional
-        ½‖X - WH‖².
+    loss : {"frobenius", "kullback-leibler", "itakura-saito"} or float, optional
+        ½‖X - WH‖², or the beta-divergence of X from WH: 1 is Kullback and Leibler's, right for
+        counts, 0 Itakura and Saito's.
     device : str or torch.device, optional
         ``"auto"``: CUDA where there is one, else the CPU.
     dtype : torch.dtype, optional
@@ -106,7 +111,7 @@ class StreamingNMF:
         names: Sequence[str | None] | None = None,
         components: Sequence[Any] | Array | torch.Tensor | None = None,
         fixed: Sequence[bool] = (),
-        loss: str = "frobenius",
+        loss: str | float = "frobenius",
         device: str | torch.device = "auto",
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
@@ -117,8 +122,7 @@ class StreamingNMF:
         n_features = checked_count("n_features", n_features)
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
-        if loss != "frobenius":
-            raise InputError(f"loss: expected 'frobenius', got {loss!r}")
+        self._beta = beta_of(loss)
         self.device = _device(device)
         self.dtype, self.loss, self.seed = dtype, loss, seed
         self._components = Components.build(
@@ -284,11 +288,8 @@ class StreamingNMF:
         start, stop, _ = slice(start, stop).indices(len(factors))
         H, W = factors.H, factors.W.tensor(start, stop)
         squared, over, total = self._residual_sums(W, H, start, stop)
-        # With one point for each weight nothing is left to take the noise from.
-        spare = (self.n_features - (W > 0).sum(1)).to(W.dtype)
-        variance = torch.where(spare > 0, squared / spare.clamp_min(1), math.nan)
         scale = factors.scale
-        errors = weight_errors(W, factors.G, variance) * scale
+        errors = factors.errors(W, start, squared) * scale
         fit = W[-1] @ H if len(W) else H.new_zeros(self.n_features)
         return RowFit(
             weights=(W * scale).cpu().numpy(),
@@ -445,8 +446,6 @@ class StreamingNMF:
             "components": (K, F),
             "weights": (min(M, N), K),
             "squared": (min(M, N), 1),
-            "gram": (K, K),
-            "cross": (K, F),
             "names": (K,),
             "fixed": (K,),
             "held_weights": (N, K),
@@ -481,10 +480,11 @@ class StreamingNMF:
 
     # --- the fit ---------------------------------------------------------------------------
 
-    def _engine(self) -> LeastSquares:
+    def _engine(self) -> Fit:
         """Build what fits, from the components as they are."""
         held = self._held.rows(len(self._X)) if self._held.used else None
-        return LeastSquares(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
+        fit = LeastSquares if self._beta == 2 else DivergenceFit
+        return fit(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
 
     def _rules(self) -> Rules:
         free = tuple(self._components.free)
@@ -492,6 +492,7 @@ class StreamingNMF:
         scalable = [k for k in free if not settled and not self._held.scale(self.names[k])]
         return Rules(
             free,
+            beta=self._beta,
             l1=self.alpha * self.l1_ratio,
             l2=self.alpha * (1 - self.l1_ratio),
             total=1.0 if self.sum_to_one else math.nan,
@@ -552,6 +553,26 @@ class StreamingNMF:
             sums.append(torch.stack(each, 1))
         squared, over, total = torch.cat(sums).unbind(1)
         return squared, over, total
+
+
+def beta_of(loss: str | float) -> float:
+    """Give the beta of a loss.
+
+    Raises
+    ------
+    InputError
+        Where it is neither a known name nor a finite number.
+    """
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise InputError(f"loss: expected one of {list(LOSSES)} or a number, got {loss!r}")
+        return LOSSES[loss]
+    try:
+        return checked_beta(loss)
+    except InputError as error:
+        raise InputError(
+            f"loss: expected one of {list(LOSSES)} or a finite number, got {loss!r}"
+        ) from error
 
 
 def check_numerics(*, device: str | torch.device, dtype: torch.dtype, seed: int) -> None:

@@ -16,11 +16,12 @@ from .updates import coordinate_descent, nnls
 __all__ = [
     "LOST",
     "NEVER",
+    "PACE",
+    "Alternation",
     "Data",
     "Descent",
     "Extrapolation",
-    "alternate",
-    "descend",
+    "Sweeps",
     "exact_weights",
     "squared_residuals",
 ]
@@ -40,7 +41,7 @@ NEVER = Deadline()
 
 # Extrapolation of Ang and Gillis, Neural Computation 31, 417 (2019), arXiv 1805.06604: step,
 # its bound, the growth of both after a good sweep, and how the step shrinks after a bad one.
-_PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
+PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
 _NO_BASIS = np.zeros((0, 0))
 
 
@@ -95,76 +96,97 @@ def squared_residuals(X: Data, W: torch.Tensor, H: torch.Tensor, C: torch.Tensor
     return squared.clamp_min(0)
 
 
-def descend(
-    X: Data,
-    H: torch.Tensor,
-    rules: Rules,
-    *,
-    W: torch.Tensor | None = None,
-    max_sweeps: int,
-    tol: float,
-    deadline: Deadline = NEVER,
-) -> Descent:
-    """Lower ½‖X - WH‖² by extrapolated alternating sweeps.
+class Sweeps:
+    """A descent that can be gone on with: the objective at its start and after each sweep.
+
+    Attributes
+    ----------
+    H : Tensor (K, F)
+        The best components so far.
+    curve : list of float
+        The objective at the start and after each sweep; it never rises.
+    """
+
+    H: torch.Tensor
+    curve: list[float]
+    #: Decrease of the objective that is lost in rounding.
+    lost = 0.0
+    _seconds = 0.0
+
+    def sweep(self, count: int) -> None:
+        """Do some sweeps."""
+        started = time.perf_counter()
+        self._sweep_on(count)
+        self._seconds = (time.perf_counter() - started) / count
+
+    def descend(self, *, max_sweeps: int, tol: float, deadline: Deadline = NEVER) -> Descent:
+        """Sweep on, to a tolerance or a deadline.
+
+        Parameters
+        ----------
+        max_sweeps : int
+            Most sweeps.
+        tol : float
+            Decrease over 20 sweeps, relative to the objective, below which the descent has
+            converged; so it has where the decrease is lost in rounding.
+        deadline : Deadline
+            When no further sweep is to be begun.
+
+        Returns
+        -------
+        Descent
+            Not above the objective of the start, but for rounding.
+        """
+        converged = False
+        while len(self.curve) <= max_sweeps and not converged and not deadline.passed:
+            self.sweep(self._until(deadline, max_sweeps + 1 - len(self.curve)))
+            converged = self._converged(tol)
+        return Descent(self.H, self.curve[-1], converged, len(self.curve) - 1)
+
+    def _sweep_on(self, count: int) -> None:
+        raise NotImplementedError
+
+    def _until(self, deadline: Deadline, most: int) -> int:
+        """Sweeps to do before the next look at the clock and at the curve."""
+        left = deadline.left
+        if math.isinf(left):
+            return min(WINDOW, most)
+        if not self._seconds:
+            return 1
+        spell = _LOOK if deadline.interruptible else max(_LOOK, left / 2)
+        return max(1, min(WINDOW, most, int(min(left, spell) / self._seconds)))
+
+    def _converged(self, tol: float) -> bool:
+        if len(self.curve) <= WINDOW:
+            return False
+        before, now = self.curve[-1 - WINDOW], self.curve[-1]
+        return before - now <= max(tol * before, self.lost)
+
+
+class Alternation(Sweeps):
+    """Exact weights and passes over the components in turn: for weights that are held, or add up.
 
     Parameters
     ----------
-    X : Blocks
-        N rows of F points.
-    H : Tensor (K, F)
-        Where to start, in float64; it is not changed.
-    rules : Rules
-        What is asked of the factors.
-    W : Tensor (N, K), optional
-        Weights to start from; None are the exact ones.
-    max_sweeps : int
-        Most sweeps.
-    tol : float
-        Decrease over 20 sweeps, relative to the objective, below which the descent has
-        converged; so it has where the decrease is lost beside ½‖X‖² (a billionth of it).
-    deadline : Deadline
-        When no further sweep is to be begun.
-
-    Returns
-    -------
-    Descent
-        Not above the objective of (W, H), but for rounding.
+    factors : Factors
+        Where to start; they are changed in place.
     """
-    state = Extrapolation(X, H, rules, W=W)
-    converged = not rules.free or not len(X)
-    while len(state.curve) <= max_sweeps and not converged and not deadline.passed:
-        state.sweep(state.sweeps_until(deadline, max_sweeps + 1 - len(state.curve)))
-        converged = state.converged(tol)
-    return Descent(state.H, state.curve[-1], converged, len(state.curve) - 1)
+
+    def __init__(self, factors: Factors) -> None:
+        self.factors, self.H = factors, factors.H
+        self.lost = LOST * factors.X.half_norm
+        factors.follow()
+        self.curve = [factors.objective]
+
+    def _sweep_on(self, count: int) -> None:
+        for _ in range(count):
+            self.factors.descend(PASSES[1])
+            self.factors.resolve(0, len(self.factors))
+            self.curve.append(min(self.curve[-1], self.factors.objective))
 
 
-def alternate(factors: Factors, *, max_sweeps: int, tol: float, deadline: Deadline) -> Descent:
-    """Lower the objective by exact weights and passes over the components in turn.
-
-    The road for weights that are held or add up to a total; arguments as those of `descend`. The
-    factors are changed in place.
-    """
-    factors.follow()
-    curve = [factors.objective]
-    converged = not factors.rules.free or not len(factors)
-    while len(curve) <= max_sweeps and not converged and not deadline.passed:
-        factors.descend(PASSES[1])
-        factors.resolve(0, len(factors))
-        curve.append(factors.objective)
-        converged = _converged(curve, tol, factors.X.half_norm)
-    return Descent(factors.H, curve[-1], converged, len(curve) - 1)
-
-
-def _converged(curve: list[float], tol: float, half_norm: float) -> bool:
-    """Whether the last 20 sweeps have brought less than ``tol`` of the objective."""
-    if len(curve) <= WINDOW:
-        return False
-    before, now = curve[-1 - WINDOW], curve[-1]
-    return before - now <= max(tol * before, LOST * half_norm)
-
-
-class Extrapolation:
-    """The best factors so far, and the extrapolated ones that the next sweep starts from.
+class Extrapolation(Sweeps):
+    """Extrapolated sweeps: each starts ahead of the best factors so far.
 
     Parameters
     ----------
@@ -183,8 +205,6 @@ class Extrapolation:
         The best components, and XHᵀ.
     Wt : Tensor (K, N)
         The best weights, transposed.
-    curve : list of float
-        The objective at the start and after each sweep; it never rises.
     """
 
     def __init__(
@@ -199,34 +219,18 @@ class Extrapolation:
         self.Wt = W.T.clone(memory_format=torch.contiguous_format)
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
         self._ahead_C = self.C.clone()
-        self._pace = list(_PACE)
+        self._pace = list(PACE)
         self.curve = [self._objective(self.Wt, self.H, self.C)]
-        self._seconds = 0.0
+        self.lost = LOST * X.half_norm
 
-    def sweep(self, count: int) -> None:
+    def _sweep_on(self, count: int) -> None:
         """Do sweeps; keep each where it lowers the objective, else go on without its lead."""
-        started = time.perf_counter()
         kernels, fused = kernels_for(self.X.device), self.X.fused()
         if kernels is None or fused is None:
             for _ in range(count):
                 self._sweep()
         else:
             self._sweep_fused(kernels, fused, count)
-        self._seconds = (time.perf_counter() - started) / count
-
-    def sweeps_until(self, deadline: Deadline, most: int) -> int:
-        """Sweeps to do before the next look at the clock and at the curve."""
-        left = deadline.left
-        if math.isinf(left):
-            return min(WINDOW, most)
-        if not self._seconds:
-            return 1
-        spell = _LOOK if deadline.interruptible else max(_LOOK, left / 2)
-        return max(1, min(WINDOW, most, int(min(left, spell) / self._seconds)))
-
-    def converged(self, tol: float) -> bool:
-        """Whether the last 20 sweeps have brought less than ``tol`` of the objective."""
-        return _converged(self.curve, tol, self.X.half_norm)
 
     def _sweep_fused(
         self, kernels: object, fused: tuple[torch.Tensor, torch.Tensor | None], count: int

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "resolve", "weight_errors"]
+__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "solve_rows", "weight_errors"]
 
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
@@ -84,8 +84,8 @@ def nnls(C: torch.Tensor, G: torch.Tensor, open_: torch.Tensor | None = None) ->
     ----------
     C : Tensor (N, K)
         Right-hand sides XHᵀ, one row each, float64.
-    G : Tensor (K, K)
-        Gram matrix HHᵀ, float64. Zero components get weight zero.
+    G : Tensor (K, K) or (N, K, K)
+        Gram matrix HHᵀ, float64, or one for each row. Zero components get weight zero.
     open_ : Tensor (N, K) of bool, optional
         Which weights are asked for; the others are zero.
 
@@ -101,14 +101,14 @@ def nnls(C: torch.Tensor, G: torch.Tensor, open_: torch.Tensor | None = None) ->
     N, K = C.shape
     if not N or not K:
         return C.new_zeros(N, K)
-    scale = G.diagonal().clamp_min(0).sqrt()
+    scale = G.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     alive = scale > 0
     unit = torch.where(alive, scale, torch.ones_like(scale))
     # With a unit diagonal one tolerance and one ridge serve components of any intensity.
-    G = G / (unit[:, None] * unit) + torch.diag((~alive).to(G.dtype) + _RIDGE * K)
-    C = C / unit
+    G = G / (unit[..., :, None] * unit[..., None, :])
+    G = G + torch.diag_embed((~alive).to(G.dtype) + _RIDGE * K)
     asked = alive.expand_as(C) if open_ is None else open_ & alive
-    return _pivot(C, G, asked) / unit
+    return _pivot(C / unit, G, asked) / unit
 
 
 def nnls_to_total(
@@ -119,10 +119,10 @@ def nnls_to_total(
     The sum of a row rises with the multiplier of its condition, so the multiplier is bisected.
     Rows with a total of zero or less, or with nothing open, get zeros.
     """
-    diagonal = G.diagonal().clamp_min(0)
+    diagonal = G.diagonal(dim1=-2, dim2=-1).clamp_min(0)
     open_ = open_ & (diagonal > 0)
     step = torch.where(open_, C.abs(), 0.0).amax(1)
-    reach = torch.where(open_, total[:, None] * diagonal, 0.0).amax(1)
+    reach = torch.where(open_, total[:, None] * diagonal.expand_as(C), 0.0).amax(1)
     low, high = -step - reach, step + reach * C.shape[1]
     W = torch.zeros_like(C)
     for _ in range(_BISECTIONS):
@@ -137,7 +137,7 @@ def nnls_to_total(
     return W * torch.where(usable, total / found.clamp_min(1e-300), 0.0)[:, None]
 
 
-def resolve(
+def solve_rows(
     C: torch.Tensor,
     G: torch.Tensor,
     *,
@@ -152,8 +152,8 @@ def resolve(
     ----------
     C : Tensor (N, K)
         XHᵀ.
-    G : Tensor (K, K)
-        HHᵀ.
+    G : Tensor (K, K) or (N, K, K)
+        HHᵀ, or one matrix for each row.
     l1, l2 : float
         Penalty: l1 times the sum of the weights, l2 times half the sum of their squares.
     total : float
@@ -169,9 +169,9 @@ def resolve(
     kept = torch.zeros_like(C)
     if held is not None:
         open_, kept = held.isnan(), held.nan_to_num(0.0)
-    rest = C - l1 - kept @ G
-    open_ = open_ & (G.diagonal() > 0)
-    G = G + l2 * torch.eye(len(G), dtype=G.dtype, device=G.device)
+    rest = C - l1 - _apply(G, kept)
+    open_ = open_ & (G.diagonal(dim1=-2, dim2=-1) > 0)
+    G = G + l2 * torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     if math.isnan(total):
         return kept + nnls(rest, G, open_)
     return kept + nnls_to_total(rest, G, open_, total - kept.sum(1))
@@ -185,7 +185,7 @@ def _pivot(C: torch.Tensor, G: torch.Tensor, asked: torch.Tensor) -> torch.Tenso
     fewest = torch.full_like(C[:, 0], C.shape[1] + 1)
     chances = torch.full_like(fewest, _FULL_EXCHANGES)
     for _ in range(_MAX_EXCHANGES):
-        gradient = weights @ G - C
+        gradient = _apply(G, weights) - C
         wrong = (passive & (weights < -tolerance)) | (asked & ~passive & (gradient < -tolerance))
         count = wrong.sum(1).to(C.dtype)
         todo = count.nonzero()[:, 0]
@@ -196,8 +196,14 @@ def _pivot(C: torch.Tensor, G: torch.Tensor, asked: torch.Tensor) -> torch.Tenso
         chances = torch.where(better, torch.full_like(chances, _FULL_EXCHANGES), chances - 1)
         flip = torch.where((chances >= 0)[:, None], wrong, _last_only(wrong))
         passive = passive ^ flip
-        weights[todo] = _solve_passive(C[todo], G, passive[todo])
+        some = G if G.ndim == 2 else G[todo]
+        weights[todo] = _solve_passive(C[todo], some, passive[todo])
     return weights.clamp_min(0)
+
+
+def _apply(G: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """Multiply each row of W (N, K) by G (K, K), or by its own of (N, K, K)."""
+    return W @ G if G.ndim == 2 else (G @ W[:, :, None])[:, :, 0]
 
 
 def _last_only(wrong: torch.Tensor) -> torch.Tensor:
@@ -216,7 +222,7 @@ def _solve_passive(C: torch.Tensor, G: torch.Tensor, passive: torch.Tensor) -> t
 def _restrict(G: torch.Tensor, passive: torch.Tensor) -> torch.Tensor:
     """One matrix per row, (N, K, K): G on the passive set, the identity elsewhere."""
     both = passive[:, :, None] & passive[:, None, :]
-    return torch.where(both, G, torch.eye(len(G), dtype=G.dtype, device=G.device))
+    return torch.where(both, G, torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
 
 
 def weight_errors(W: torch.Tensor, G: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
@@ -226,8 +232,8 @@ def weight_errors(W: torch.Tensor, G: torch.Tensor, variance: torch.Tensor) -> t
     ----------
     W : Tensor (N, K)
         Weights.
-    G : Tensor (K, K)
-        Gram matrix of the components.
+    G : Tensor (K, K) or (N, K, K)
+        Gram matrix of the components, or one for each row.
     variance : Tensor (N,)
         Variance of one point of each pattern.
 
@@ -238,8 +244,7 @@ def weight_errors(W: torch.Tensor, G: torch.Tensor, variance: torch.Tensor) -> t
         that is held at zero.
     """
     passive = W > 0
-    ridge = (_RIDGE * G.diagonal()).clamp_min(torch.finfo(G.dtype).tiny)
-    eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
-    inverse = torch.linalg.inv(_restrict(G + ridge * eye, passive))
+    ridge = (_RIDGE * G.diagonal(dim1=-2, dim2=-1)).clamp_min(torch.finfo(G.dtype).tiny)
+    inverse = torch.linalg.inv(_restrict(G + torch.diag_embed(ridge), passive))
     covariance = inverse.diagonal(dim1=1, dim2=2).clamp_min(0) * variance[:, None]
     return torch.where(passive, covariance, 0.0).sqrt()

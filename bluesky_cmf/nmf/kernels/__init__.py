@@ -10,20 +10,23 @@ __all__ = ["kernels_for", "warm_up"]
 
 
 @cache
-def _cpu() -> ModuleType | None:
+def _cpu(name: str) -> ModuleType | None:
     try:
-        return import_module(".cpu", __name__)
+        return import_module(f".{name}", __name__)
     except ImportError:
         return None
 
 
-def kernels_for(device: torch.device) -> ModuleType | None:
-    """Give the kernels for a device; None: torch does the work."""
-    return _cpu() if device.type == "cpu" else None
+def kernels_for(device: torch.device, *, loss: str = "frobenius") -> ModuleType | None:
+    """Give the kernels for a device and a loss; None: torch does the work."""
+    if device.type != "cpu":
+        return None
+    return _cpu("cpu" if loss == "frobenius" else "divergence")
 
 
-def warm_up() -> None:
+def warm_up(*, loss: str = "frobenius") -> None:
     """Compile or load the CPU kernels: the first time takes seconds and holds the interpreter."""
-    kernels = _cpu()
-    if kernels is not None:
-        kernels.warm_up()
+    for name in ("cpu",) if loss == "frobenius" else ("cpu", "divergence"):
+        kernels = _cpu(name)
+        if kernels is not None:
+            kernels.warm_up()

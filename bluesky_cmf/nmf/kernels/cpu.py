@@ -10,11 +10,14 @@ import numpy as np
 from numba import njit
 
 __all__ = [
+    "RIDGE",
     "add_transposed_times",
+    "compiled",
     "descend_components",
     "gram",
     "nnls",
     "resolve",
+    "solve_weights",
     "sweep",
     "times",
     "transposed_times",
@@ -29,7 +32,8 @@ _OPTIONS = {
 }
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function, and keep it for the next process where that is possible."""
     try:
         return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
@@ -41,7 +45,7 @@ def _compiled(function: Callable[..., Any]) -> Any:
 _COLUMNS = 512
 _LONG = 2048
 #: Ridge relative to the largest diagonal element, as in `updates.py`.
-_RIDGE = 1e-12
+RIDGE = 1e-12
 #: Passes between two looks at whether they still move anything; what that is, squared.
 _LOOK_EVERY, _STILL = 4, 1e-12
 _FULL_EXCHANGES = 3
@@ -53,7 +57,7 @@ _ROWS = 32
 _EXACT_BELOW = 1e-8
 
 
-@_compiled
+@compiled
 def times(X, H, C):
     """C = XHᵀ, (N, K)."""
     N, F = X.shape
@@ -88,14 +92,14 @@ def times(X, H, C):
                 k += 1
 
 
-@_compiled
+@compiled
 def transposed_times(X, W, B):
     """B = WᵀX, (K, F)."""
     B[:] = 0.0
     add_transposed_times(X, W, B)
 
 
-@_compiled
+@compiled
 def add_transposed_times(X, W, B):
     """B += WᵀX, (K, F)."""
     N, F = X.shape
@@ -127,7 +131,7 @@ def add_transposed_times(X, W, B):
             i += 1
 
 
-@_compiled
+@compiled
 def _product(X, V, H, C):
     """C = XHᵀ, where X stands for X V if V has rows."""
     if len(V):
@@ -138,7 +142,7 @@ def _product(X, V, H, C):
         times(X, H, C)
 
 
-@_compiled
+@compiled
 def _transposed_product(X, V, W, B):
     """B = WᵀX, where X stands for X V if V has rows."""
     if len(V):
@@ -149,7 +153,7 @@ def _transposed_product(X, V, W, B):
         transposed_times(X, W, B)
 
 
-@_compiled
+@compiled
 def gram(V, G):
     """G = VVᵀ for V (K, M)."""
     for k in range(len(V)):
@@ -162,7 +166,7 @@ def gram(V, G):
             G[m, k] = g
 
 
-@_compiled
+@compiled
 def _descend_columns(V, G, C, free, passes):
     """Coordinate descent on V (K, M) in place: `updates.coordinate_descent`."""
     K, M = V.shape
@@ -182,7 +186,7 @@ def _descend_columns(V, G, C, free, passes):
             moved = size = 0.0
             for k in free:
                 diagonal = G[k, k]
-                if diagonal <= largest * _RIDGE:
+                if diagonal <= largest * RIDGE:
                     continue
                 c = C[k, first:last]
                 for j in range(n):
@@ -209,7 +213,7 @@ def _descend_columns(V, G, C, free, passes):
                 break
 
 
-@_compiled
+@compiled
 def _objective(half_norm, W, C, A, G):
     """½‖X‖² - ⟨W, XHᵀ⟩ + ½⟨WᵀW, HHᵀ⟩ for W (K, N), C (N, K)."""
     objective = half_norm
@@ -223,7 +227,7 @@ def _objective(half_norm, W, C, A, G):
     return objective
 
 
-@_compiled
+@compiled
 def _penalise(G, C, l1, l2):
     """Add a penalty to the problem of a half-step: ½vᵀ(G + l2)v - (c - l1)ᵀv."""
     if l2 > 0.0:
@@ -233,7 +237,7 @@ def _penalise(G, C, l1, l2):
         C -= l1
 
 
-@_compiled
+@compiled
 def _penalty(W, H, A, G, l1, l2):
     penalty = 0.0
     if l1 > 0.0:
@@ -244,7 +248,7 @@ def _penalty(W, H, A, G, l1, l2):
     return penalty
 
 
-@_compiled
+@compiled
 def sweep(
     X, V, half_norm, l1, l2, W, H, C, ahead_W, ahead_H, ahead_C, pace, free, passes, sweeps, curve
 ):
@@ -297,7 +301,7 @@ def sweep(
         curve[s] = objective
 
 
-@_compiled
+@compiled
 def _solve_passive(G, c, passive, w, lower, index):
     """Solve G w = c on the passive set by Cholesky; other weights are left alone."""
     n = 0
@@ -311,7 +315,7 @@ def _solve_passive(G, c, passive, w, lower, index):
             for m in range(b):
                 value -= lower[a, m] * lower[b, m]
             if a == b:
-                lower[a, a] = np.sqrt(max(value, _RIDGE))
+                lower[a, a] = np.sqrt(max(value, RIDGE))
             else:
                 lower[a, b] = value / lower[b, b]
     for a in range(n):
@@ -326,7 +330,7 @@ def _solve_passive(G, c, passive, w, lower, index):
         w[index[a]] = value / lower[a, a]
 
 
-@_compiled
+@compiled
 def _solve_row(G, c, open_, w, passive, wrong, lower, index):
     """Solve one non-negative least squares problem for the weights that are open.
 
@@ -369,7 +373,7 @@ def _solve_row(G, c, open_, w, passive, wrong, lower, index):
         w[k] = max(0.0, w[k])
 
 
-@_compiled
+@compiled
 def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower, index):
     """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
 
@@ -402,9 +406,51 @@ def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower,
             w[k] *= total / found
 
 
-@_compiled
+@compiled
+def solve_weights(gram_, c, l1, l2, total, held, w):
+    """Solve for the weights of one row, w (K,), for G (K, K) and c (K,); c is overwritten.
+
+    ``held`` (K,) has NaN where weights are free, or no elements; ``total`` is what all of them
+    add up to, NaN where that is free.
+    """
+    K = len(c)
+    G, unit, open_ = np.empty((K, K)), np.empty(K), np.empty(K, np.bool_)
+    lower, index, shifted = np.empty((K, K)), np.empty(K, np.int64), np.empty(K)
+    passive, wrong = np.empty(K, np.bool_), np.empty(K, np.bool_)
+    rest, any_open = total, False
+    for k in range(K):
+        open_[k] = gram_[k, k] > 0.0
+        unit[k] = np.sqrt(gram_[k, k] + l2) if open_[k] else 1.0
+        c[k] -= l1
+    for k in range(len(held)):
+        if not np.isnan(held[k]):
+            open_[k] = False
+            rest -= held[k]
+            for m in range(K):
+                c[m] -= gram_[m, k] * held[k]
+    # With a unit diagonal one tolerance and one ridge serve components of any intensity.
+    for k in range(K):
+        any_open = any_open or open_[k]
+        c[k] /= unit[k]
+        for m in range(K):
+            G[k, m] = gram_[k, m] / (unit[k] * unit[m])
+        G[k, k] = 1.0 + RIDGE * K
+    if np.isnan(total):
+        _solve_row(G, c, open_, w, passive, wrong, lower, index)
+    elif rest > 0.0 and any_open:
+        _solve_to_total(G, c, unit, rest, open_, w, shifted, passive, wrong, lower, index)
+    else:
+        w[:] = 0.0
+    for k in range(K):
+        w[k] /= unit[k]
+    for k in range(len(held)):
+        if not np.isnan(held[k]):
+            w[k] = held[k]
+
+
+@compiled
 def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
-    """Solve for the weights of some rows, in place; A and B follow: `updates.resolve`.
+    """Solve for the weights of some rows, in place; A and B follow: `updates.solve_rows`.
 
     X (M, F), norms (M,), H (K, F), held (M, K) with NaN where weights are free, or without rows,
     W (M, K), squared (M,), A (K, K), B (K, F). ``total`` is what the weights of a row add up to,
@@ -412,19 +458,7 @@ def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
     """
     M, F = X.shape
     K = len(H)
-    unit, alive = np.empty(K), np.empty(K, np.bool_)
-    for k in range(K):
-        diagonal = GH[k, k] + l2
-        alive[k] = GH[k, k] > 0.0
-        unit[k] = np.sqrt(diagonal) if alive[k] else 1.0
-    G = np.empty((K, K))
-    for k in range(K):
-        for m in range(K):
-            G[k, m] = GH[k, m] / (unit[k] * unit[m])
-        G[k, k] = 1.0 + _RIDGE * K
-    lower, index = np.empty((K, K)), np.empty(K, np.int64)
-    passive, wrong, open_ = np.empty(K, np.bool_), np.empty(K, np.bool_), np.empty(K, np.bool_)
-    c, shifted, w = np.empty(K), np.empty(K), np.empty(K)
+    c, w, none_held = np.empty(K), np.empty(K), np.empty(0)
     C, change = np.empty((_ROWS, K)), np.empty((_ROWS, K))
     gained = 0.0
     for first in range(0, M, _ROWS):
@@ -433,52 +467,31 @@ def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
         times(X[first:last], H, C[:n])
         for i in range(n):
             row = first + i
-            rest = total
-            for k in range(K):
-                open_[k] = alive[k]
-                c[k] = C[i, k] - l1
-            if len(held):
-                for k in range(K):
-                    if not np.isnan(held[row, k]):
-                        open_[k] = False
-                        rest -= held[row, k]
-                        for m in range(K):
-                            c[m] -= GH[m, k] * held[row, k]
-            for k in range(K):
-                c[k] /= unit[k]
-            if np.isnan(total):
-                _solve_row(G, c, open_, w, passive, wrong, lower, index)
-            elif rest > 0.0 and open_.any():
-                _solve_to_total(G, c, unit, rest, open_, w, shifted, passive, wrong, lower, index)
-            else:
-                w[:] = 0.0
-            for k in range(K):
-                new = w[k] / unit[k]
-                if len(held) and not np.isnan(held[row, k]):
-                    new = held[row, k]
-                change[i, k] = new - W[row, k]
-                gained += change[i, k]
-                shifted[k] = W[row, k]
-                W[row, k] = new
+            c[:] = C[i]
+            solve_weights(GH, c, l1, l2, total, held[row] if len(held) else none_held, w)
             left = norms[row]
             for k in range(K):
-                left -= 2.0 * W[row, k] * C[i, k]
+                left -= 2.0 * w[k] * C[i, k]
                 for m in range(K):
-                    left += W[row, k] * W[row, m] * GH[k, m]
-                    A[k, m] += W[row, k] * W[row, m] - shifted[k] * shifted[m]
+                    left += w[k] * w[m] * GH[k, m]
+                    A[k, m] += w[k] * w[m] - W[row, k] * W[row, m]
+            for k in range(K):
+                change[i, k] = w[k] - W[row, k]
+                gained += change[i, k]
+                W[row, k] = w[k]
             if left < _EXACT_BELOW * norms[row]:
                 left = 0.0
                 for j in range(F):
                     value = np.float64(X[row, j])
                     for k in range(K):
-                        value -= W[row, k] * H[k, j]
+                        value -= w[k] * H[k, j]
                     left += value * value
             squared[row] = left
         add_transposed_times(X[first:last], change[:n], B)
     return gained
 
 
-@_compiled
+@compiled
 def descend_components(H, A, B, l1, l2, free, passes, G):
     """Coordinate descent on the free rows of H (K, F) in place, for A = WᵀW, B = WᵀX; G = HHᵀ."""
     if l1 > 0.0 or l2 > 0.0:
@@ -493,13 +506,13 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.maximum(G.diagonal(), 0.0))
     alive = scale > 0
     unit = np.where(alive, scale, 1.0)
-    scaled = G / (unit[:, None] * unit) + np.diag(~alive + _RIDGE * len(G))
+    scaled = G / (unit[:, None] * unit) + np.diag(~alive + RIDGE * len(G))
     W = np.empty_like(C)
     _nnls(np.ascontiguousarray(C / unit), scaled, W)
     return W / unit
 
 
-@_compiled
+@compiled
 def _nnls(C, G, W):
     K = C.shape[1]
     lower, index = np.empty((K, K)), np.empty(K, np.int64)

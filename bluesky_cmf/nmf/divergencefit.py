@@ -1,0 +1,268 @@
+"""Other losses than least squares: factors for the beta-divergence, and sweeps over them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .blocks import Blocks
+from .factors import Rules
+from .fit import Fit
+from .results import scales
+from .reweighting import Floor, HalfSteps
+from .rows import Rows
+from .sweeps import PACE, Data, Sweeps, exact_weights
+from .updates import nnls, weight_errors
+
+__all__ = ["DivergenceFit", "Reweighted", "ReweightedSweeps"]
+
+#: Steps on the weights of a row: where they are to be exact, and within a sweep.
+_EXACT_STEPS, _SWEEP_STEPS = 20, 1
+
+
+class Reweighted:
+    """W (N, K) and H (K, F) for the rows of X so far, in float64, changed in place.
+
+    Parameters
+    ----------
+    X : Blocks
+        The data; rows appended to it are taken in by `follow`.
+    H : Tensor (K, F)
+        Components to start from.
+    rules : Rules
+        What is asked of the factors.
+    floor : Floor
+        What stands for zero in a reconstruction.
+    held : Rows, optional
+        Weights that are held, (N, K), NaN where they are free.
+
+    Attributes
+    ----------
+    W, squared : Rows
+        Weights, and squared residuals as of the last solve of each row.
+    """
+
+    def __init__(
+        self,
+        X: Blocks,
+        H: torch.Tensor,
+        rules: Rules,
+        *,
+        floor: Floor,
+        held: Rows | None = None,
+    ) -> None:
+        self.X, self.rules, self.held = X, rules, held
+        self.H = H.clone(memory_format=torch.contiguous_format)
+        self.H /= self.scale[:, None]
+        self.W, self.squared = Rows(len(H), device=X.device), Rows(1, device=X.device)
+        self.steps, self._floor = HalfSteps(X, rules, floor), floor
+        # Divergences of the rows so far, and the penalty of their weights.
+        self._value = 0.0
+
+    def __len__(self) -> int:
+        return len(self.W)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What the components are to be divided by, and the weights multiplied, (K,)."""
+        return scales(self.H, self.rules.scalable)
+
+    @property
+    def objective(self) -> float:
+        """The divergence and the penalty, for W and H as they are."""
+        return self._value + float(self.steps.penalty(self.H).sum())
+
+    def follow(self, most: int | None = None) -> int:
+        """Take in rows of X that are new, with exact weights; give the number of the first."""
+        first = len(self.W)
+        stop = len(self.X) if most is None else min(len(self.X), first + most)
+        if stop > first:
+            self.W.extend(stop - first)
+            self.squared.extend(stop - first)
+            # Least squares is where to start from.
+            self._write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
+            self._resolve(first, stop, new=True)
+        return first
+
+    def resolve(self, start: int, stop: int) -> None:
+        """Solve for the weights of rows anew, given H."""
+        self._resolve(start, stop, new=False)
+
+    def descend(self, passes: int) -> None:
+        """Lower the objective over the free components, given W: one step, whatever ``passes``."""
+        if not self.rules.free or not len(self):
+            return
+        W = self.W.tensor()
+        H, left = self.steps.safe_components(self.H, W)
+        self.H[:] = H
+        self._value = float(left.sum() + self.steps.penalty(W.T).sum())
+
+    def shapeless(self) -> list[int]:
+        """Tell which free components hold nothing but zeros."""
+        largest = self.H.amax(1).tolist()
+        return [k for k in self.rules.free if largest[k] <= 0]
+
+    def reseed(self, k: int, pattern: torch.Tensor) -> None:
+        """Give a component another shape, (F,); weights stay until they are solved for."""
+        self.H[k] = pattern
+
+    def left(self, start: int, stop: int) -> float:
+        """How much of some rows is left unexplained, relatively, as of their last solve."""
+        squared = float(self.squared.tensor(start, stop).sum())
+        return squared / max(float(self.X.norms[start:stop].sum()), 1e-300)
+
+    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
+        """Estimate standard errors of weights (M, K): those of the quasi-likelihood.
+
+        The variance of a point is taken as proportional to v^(2-β), as counting noise is for the
+        Kullback-Leibler divergence; the factor is Pearson's, from the residual.
+        """
+        parts = [W.new_zeros(0, W.shape[1])]
+        for first, rows in self.X.chunks(start, start + len(W)):
+            weights = W[first - start : first - start + len(rows)]
+            V = (weights @ self.H).clamp_min(self.steps.floor)
+            U, G = self.steps.curvature(self.H, V)
+            spare = (rows.shape[1] - (weights > 0).sum(1)).to(W.dtype)
+            pearson = (U * (rows - V).square()).sum(1)
+            factor = torch.where(spare > 0, pearson / spare.clamp_min(1), math.nan)
+            parts.append(weight_errors(weights, G, factor))
+        return torch.cat(parts)
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Give what is needed to go on later, as plain arrays."""
+        empty = np.zeros((len(self.H), 0))
+        return {
+            "components": np.array(self.H.cpu().numpy()),
+            "weights": np.array(self.W.tensor().cpu().numpy()),
+            "squared": np.array(self.squared.tensor().cpu().numpy()),
+            "gram": empty,
+            "cross": empty,
+            "value": np.array([self._value, self._floor.value]),
+        }
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take what `state` gave, as it is."""
+        self.H[:] = torch.tensor(state["components"])
+        self.W.replace(torch.tensor(state["weights"], dtype=torch.float64))
+        self.squared.replace(torch.tensor(state["squared"], dtype=torch.float64))
+        self._value, self._floor.value = state["value"].tolist()
+
+    def _resolve(self, start: int, stop: int, *, new: bool) -> None:
+        while start < stop:
+            bound = self.W.bound(start, stop)
+            held = None if self.held is None else self.held.view(start, bound)
+            W = self.W.view(start, bound)
+            fit, before, after = self.steps.rows(
+                self.H, W, first=start, held=held, steps=_EXACT_STEPS
+            )
+            self.squared.view(start, bound)[:] = fit[:, :1]
+            self._value += after if new else after - before
+            start = bound
+
+    def _write(self, start: int, W: torch.Tensor) -> None:
+        stop, begin = start + len(W), start
+        while begin < stop:
+            bound = self.W.bound(begin, stop)
+            self.W.view(begin, bound)[:] = W[begin - start : bound - start]
+            begin = bound
+
+
+class ReweightedSweeps(Sweeps):
+    """Extrapolated sweeps of reweighted steps; one that does not lower the objective is undone.
+
+    Parameters
+    ----------
+    X : Blocks
+        The data.
+    H : Tensor (K, F)
+        Where to start.
+    rules : Rules
+        What is asked of the factors.
+    floor : Floor
+        What stands for zero in a reconstruction.
+    held : Rows, optional
+        Weights that are held.
+    W : Tensor (N, K), optional
+        Weights to start from; None are those of least squares.
+    """
+
+    def __init__(
+        self,
+        X: Blocks,
+        H: torch.Tensor,
+        rules: Rules,
+        *,
+        floor: Floor,
+        held: Rows | None = None,
+        W: torch.Tensor | None = None,
+    ) -> None:
+        self.steps, self.rules = HalfSteps(X, rules, floor), rules
+        self._held = None if held is None else held.tensor()
+        self.H, self.W = H.clone(), exact_weights(X, H) if W is None else W.clone()
+        _, _, value = self._rows(self.H, self.W)
+        self.curve = [value + float(self.steps.penalty(self.H).sum())]
+        self._ahead_W, self._ahead_H = self.W, self.H
+        self._pace, self._safely = list(PACE), False
+
+    def _sweep_on(self, count: int) -> None:
+        for _ in range(count):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        step, bound, growth, bound_growth, shrink = self._pace
+        steps, W = self.steps, self._ahead_W.clone()
+        self._rows(self._ahead_H, W)
+        lead = 0.0 if self._safely or not self.rules.extrapolable else step
+        ahead_W = (W + lead * (W - self.W)).clamp_min(0)
+        if self._safely:
+            H, left = steps.safe_components(self._ahead_H, W)
+        else:
+            H, _ = steps.components(self._ahead_H, ahead_W)
+            left = steps.left(H, W)
+        objective = float(left.sum() + steps.penalty(W.T).sum() + steps.penalty(H).sum())
+        if objective <= self.curve[-1]:
+            self._ahead_W = ahead_W
+            self._ahead_H = (H + lead * (H - self.H)).clamp_min(0)
+            self.W, self.H = W, H
+            self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
+            self._safely = False
+        else:
+            # The next sweep starts from the best factors, and every step of it is watched.
+            objective = self.curve[-1]
+            self._ahead_W, self._ahead_H = self.W, self.H
+            self._pace[:2] = step / shrink, step
+            self._safely = True
+        self.curve.append(objective)
+
+    def _rows(self, H: torch.Tensor, W: torch.Tensor) -> tuple[torch.Tensor, float, float]:
+        return self.steps.rows(H, W, held=self._held, steps=_SWEEP_STEPS)
+
+
+class DivergenceFit(Fit):
+    """Factors that lower the beta-divergence of X from WH as rows arrive.
+
+    An event that cannot solve for all rows leaves the components as they are: `improve` and the
+    end of the run bring them up to date.
+    """
+
+    all_rows, rounds = 2_000_000, 1
+
+    def __init__(
+        self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
+    ) -> None:
+        self._floor = Floor()
+        super().__init__(X, H, rules, seed=seed, held=held)
+
+    def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Reweighted:
+        return Reweighted(X, H, self.rules, floor=self._floor, held=held)
+
+    def _sweeps(
+        self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
+    ) -> Sweeps:
+        return ReweightedSweeps(cast(Blocks, X), H, self.rules, floor=self._floor, held=held, W=W)
+
+    def _descend_bounded(self) -> None:
+        pass

@@ -1,0 +1,364 @@
+"""Follow rows as they arrive, search between them, converge at the end: for any loss."""
+
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+import numpy.typing as npt
+import torch
+
+from .alarm import Alarm
+from .blocks import Blocks
+from .deadline import Deadline
+from .factors import Rules
+from .results import relative
+from .rows import Rows
+from .seeds import data_seeds, match_components
+from .sweeps import Data, Descent, Sweeps
+
+__all__ = ["Fit", "Steps", "Trained"]
+
+#: Multiply-adds that go into older rows at an event where there are too many to solve for all.
+_WINDOW_WORK = 800_000
+#: Squared relative residual below which nothing is left to explain.
+_EXPLAINED = 1e-6
+
+#: Sweeps by which starts are told apart, and how many of the starts go on.
+TRIAL_SWEEPS, FINALISTS = 30, 3
+#: How much worse than the fit that stands a start may be after its trial and still be followed.
+_PROMISING = 1.1
+#: Most sweeps of a converged refit, and the relative decrease over 20 sweeps that ends it; that
+#: which ends work between events.
+MAX_SWEEPS, TOL, _EVENT_TOL = 2000, 1e-5, 1e-4
+#: What a start that depends on the history must win by: within this the data's own start is
+#: taken, so that the end does not depend on timing.
+MARGIN = 2e-4
+#: Rows on which starts are tried, where there are many, and multiply-adds of one step of a search.
+SAMPLE, STEP_WORK = 512, 600_000
+#: Rows that set the standard for those that come after a search.
+_LATEST = 64
+
+
+class Trained(Protocol):
+    """Factors that follow rows, as `Factors` are."""
+
+    H: torch.Tensor
+    W: Rows
+    squared: Rows
+
+    def __len__(self) -> int: ...
+
+    @property
+    def objective(self) -> float:
+        """What is to be lowered, for the factors as they are."""
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What the components are to be divided by, and the weights multiplied, (K,)."""
+
+    @property
+    def rules(self) -> Rules:
+        """What is asked of the factors."""
+
+    def follow(self, most: int | None = None) -> int:
+        """Take in rows that are new; give the number of the first."""
+
+    def resolve(self, start: int, stop: int) -> None:
+        """Solve for the weights of rows anew."""
+
+    def descend(self, passes: int) -> None:
+        """Lower the objective over the free components."""
+
+    def reseed(self, k: int, pattern: torch.Tensor) -> None:
+        """Give a component another shape."""
+
+    def left(self, start: int, stop: int) -> float:
+        """How much of some rows is left unexplained, relatively."""
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Give what is needed to go on later."""
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take what `state` gave."""
+
+    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
+        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
+
+    def shapeless(self) -> list[int]:
+        """Tell which free components hold nothing but zeros."""
+
+
+#: Work in small steps: None while it goes on, factors where there are some to be compared.
+Steps = Generator[Trained | None, None, None]
+
+
+class Fit:
+    """Factors that lower an objective as rows arrive.
+
+    Parameters
+    ----------
+    X : Blocks
+        The data.
+    H : Tensor (K, F)
+        Components to start from.
+    rules : Rules
+        What is asked of the factors.
+    seed : int
+        Of the draws among starts.
+    held : Rows, optional
+        Weights that are held, (N, K), NaN where they are free.
+
+    Attributes
+    ----------
+    factors : Factors
+        The fit that stands.
+    settled : bool
+        Whether the search has come to its end for the rows so far.
+    """
+
+    #: Multiply-adds (N F K) up to which an event solves for all rows, and how many times it does.
+    all_rows, rounds = 3_000_000, 2
+    #: Coordinate-descent passes over the components at an event: with all rows, with some.
+    passes = (8, 2)
+
+    def __init__(
+        self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
+    ) -> None:
+        self.X, self.rules, self.seed, self.held = X, rules, seed, held
+        self.factors = self._factors(X, H, held)
+        self.settled = False
+        self._alarm = Alarm()
+        self._cursor = 0
+        self._search: Steps | None = None
+
+    # --- what a loss brings ----------------------------------------------------------------
+
+    def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Trained:
+        raise NotImplementedError
+
+    def _sweeps(
+        self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
+    ) -> Sweeps:
+        """Begin a descent from components, and from weights where they are given."""
+        raise NotImplementedError
+
+    def _compressed(self, sample: Blocks) -> Data:
+        """Give a form of some rows that sweeps go over fast."""
+        return sample
+
+    def _descend_bounded(self) -> None:
+        """Descend on the components at an event that cannot solve for all rows."""
+        raise NotImplementedError
+
+    @property
+    def objective(self) -> float:
+        """The objective for the factors as they are."""
+        return self.factors.objective
+
+    @property
+    def sampled(self) -> bool:
+        """Whether there are so many rows that a search goes over some of them."""
+        return self.X.n_blocks > 1
+
+    # --- events ----------------------------------------------------------------------------
+
+    def follow(self) -> bool:
+        """Take new rows in at a bounded cost; tell whether all weights are exact then."""
+        factors, work = self.factors, self.X.n_features * len(self.factors.H)
+        self.settled = False
+        first = factors.follow()
+        n = len(factors)
+        few = n * work <= self.all_rows
+        self._wake(0 if few else first)
+        if few:
+            for _ in range(max(1, min(self.rounds, self.all_rows // (n * work)))):
+                factors.descend(self.passes[0])
+                factors.resolve(0, n)
+        else:
+            self._descend_bounded()
+            self._revise(max(1, _WINDOW_WORK // work))
+            factors.resolve(first, n)
+        if self.sampled and self._alarm.raised(n, factors.left(first, n)):
+            self._search_on()
+        return few
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Give what is needed to go on later, as plain arrays."""
+        return self.factors.state()
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take what `state` gave."""
+        self.factors.restore(state)
+
+    def refresh(self) -> None:
+        """Solve for the weights of all rows."""
+        self.factors.resolve(0, len(self.factors))
+
+    def _revise(self, count: int) -> None:
+        """Solve anew for the next older rows."""
+        n = len(self.factors)
+        start = self._cursor if self._cursor < n else 0
+        self._cursor = min(n, start + count)
+        self.factors.resolve(start, self._cursor)
+
+    def _wake(self, first: int) -> None:
+        """Give components without a shape what the worst of the rows from ``first`` on lacks."""
+        factors = self.factors
+        for k in factors.shapeless():
+            n = len(factors)
+            squared, norms = factors.squared.tensor(first, n)[:, 0], self.X.norms[first:n]
+            if not bool((squared > _EXPLAINED * norms).any()):
+                break
+            worst = first + int(squared.argmax())
+            fit = factors.W.tensor(worst, worst + 1)[0] @ factors.H
+            left = (self.X.row(worst) - fit).clamp_min(0)
+            if float(left.amax()) <= 0:
+                break
+            factors.reseed(k, left / left.amax())
+            factors.resolve(first, n)
+
+    # --- between events --------------------------------------------------------------------
+
+    def improve(self, deadline: Deadline) -> bool:
+        """Look for a better fit until the deadline; tell whether one was found and taken."""
+        if not self.sampled:
+            found = self._explore(deadline)
+            # What was interrupted is begun anew at the next event.
+            self.settled = True
+            if found.objective >= (1 - MARGIN) * self.objective:
+                return False
+            return self._take(self._challenger(found.H))
+        adopted = False
+        while not self.settled and not deadline.passed:
+            adopted = self._search_on() or adopted
+        return adopted
+
+    def _search_on(self) -> bool:
+        """Take one small step of the search; tell whether it has led to a better fit."""
+        if self._search is None:
+            self._search = self._rounds()
+        challenger = next(self._search, None)
+        return challenger is not None and self._take(challenger)
+
+    def _explore(self, deadline: Deadline) -> Descent:
+        """Go on from where the fit stands, try other starts, and follow the best of them."""
+        H, W = self.factors.H, self.factors.W.tensor()
+        third = deadline.earlier(1 / 3)
+        own = self._begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=_EVENT_TOL, deadline=third)
+        best: Sweeps | None = None
+        for start in data_seeds(self.X, H, self.rules.free, seed=self.seed):
+            if deadline.passed:
+                break
+            trial = self._begin(start)
+            trial.descend(max_sweeps=TRIAL_SWEEPS, tol=0.0, deadline=deadline)
+            if best is None or trial.curve[-1] < best.curve[-1]:
+                best = trial
+        if best is None or best.curve[-1] > _PROMISING * own.objective:
+            best = self._begin(own.H)
+        end = best.descend(max_sweeps=MAX_SWEEPS, tol=_EVENT_TOL, deadline=deadline)
+        return min(own, end, key=lambda found: found.objective)
+
+    def _rounds(self) -> Steps:
+        """Search without end: on some rows, from the fit that stands and from other starts."""
+        while True:
+            n, before = len(self.factors), self.objective
+            data, held = yield from self._sample_steps(n)
+            own = self._sweeps(data, self.factors.H, held=held)
+            yield from _sweep_steps(own)
+            yield from self._challenge(own.H)
+            best = own
+            for start in data_seeds(data, self.factors.H, self.rules.free, seed=self.seed):
+                trial = self._sweeps(data, start, held=held)
+                yield from _sweep_steps(trial)
+                best = min(best, trial, key=lambda state: state.curve[-1])
+            if best.curve[-1] < (1 - MARGIN) * own.curve[-1]:
+                yield from _sweep_steps(best)
+                yield from self._challenge(best.H)
+            self.settled = n == len(self.X) and self.objective >= (1 - MARGIN) * before
+            # The standard is set by what was searched: what has come since may be unexplained.
+            self._alarm.quiet(n, self.factors.left(max(0, n - _LATEST), n))
+            yield None
+
+    def _sample_steps(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
+        """Copy some rows: at even distances, and those that are explained worst."""
+        even = torch.linspace(0, n - 1, SAMPLE).long()
+        left = relative(self.factors.squared.tensor(0, n)[:, 0], self.X.norms[:n])
+        rows = torch.unique(torch.cat([even[::2], left.topk(min(n, SAMPLE // 2)).indices]))
+        sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        for part in rows.split(max(1, STEP_WORK // (8 * self.X.n_features))):
+            sample.append(torch.stack([self.X.row(row) for row in part.tolist()]))
+            yield None
+        data = self._compressed(sample)
+        yield None
+        return data, self._held_of(rows)
+
+    def _held_of(self, rows: torch.Tensor) -> Rows | None:
+        if self.held is None:
+            return None
+        some = Rows(len(self.factors.H), device=self.X.device)
+        some.replace(self.held.tensor()[rows])
+        return some
+
+    def _challenge(self, H: torch.Tensor) -> Steps:
+        """Hold components against the fit that stands, on all the data."""
+        challenger = self._factors(self.X, self._matched(H), self.held)
+        most = max(1, STEP_WORK // H.numel())
+        challenger.follow(most)
+        while len(challenger) < len(self.factors):
+            # Rows may arrive in the meantime.
+            yield None
+            challenger.follow(most)
+        self._settle(challenger)
+        yield challenger
+
+    def _settle(self, challenger: Trained) -> None:
+        challenger.descend(self.passes[0])
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def converge(self) -> bool:
+        """Fit to convergence, also from starts that depend on the data alone; tell whether."""
+        self.refresh()
+        return not self.rules.free or self._converge()
+
+    def _converge(self) -> bool:
+        H, W = self.factors.H, self.factors.W.tensor()
+        starts = data_seeds(self.X, H, self.rules.free, seed=self.seed)
+        trials = [self._begin(start) for start in starts]
+        for trial in trials:
+            trial.descend(max_sweeps=TRIAL_SWEEPS, tol=0.0)
+        trials.sort(key=lambda trial: trial.curve[-1])
+        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
+        best = min(ends, key=lambda end: end.objective)
+        own = self._begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=TOL)
+        if own.objective < (1 - MARGIN) * best.objective:
+            best = own
+        self._take(self._challenger(best.H), anyway=True)
+        return best.converged
+
+    # --- details ---------------------------------------------------------------------------
+
+    def _begin(self, H: torch.Tensor, *, W: torch.Tensor | None = None) -> Sweeps:
+        return self._sweeps(self.X, H, W=W, held=self.held)
+
+    def _matched(self, H: torch.Tensor) -> torch.Tensor:
+        """Give the free components of another start the names that they had."""
+        return H[match_components(H, self.factors.H, self.rules.free)]
+
+    def _challenger(self, H: torch.Tensor) -> Trained:
+        challenger = self._factors(self.X, self._matched(H), self.held)
+        challenger.follow()
+        return challenger
+
+    def _take(self, challenger: Trained, *, anyway: bool = False) -> bool:
+        """Adopt factors whose objective is lower, ``anyway`` also others."""
+        if not anyway and challenger.objective >= self.objective:
+            return False
+        self.factors = challenger
+        return True
+
+
+def _sweep_steps(state: Sweeps) -> Steps:
+    """Sweep, one by one."""
+    for _ in range(TRIAL_SWEEPS):
+        state.sweep(1)
+        yield None

@@ -1,0 +1,302 @@
+"""Kernels for other losses than least squares, in numba: one reweighted problem after another.
+
+A half-step of the beta-divergence at v = wH is a least squares problem with the weights v^(β-2):
+both have the same gradient. X may be float32 or float64; everything else is float64. One thread.
+"""
+
+import numpy as np
+
+from .cpu import RIDGE, compiled, solve_weights
+
+__all__ = ["accumulate", "evaluate", "rows", "solve", "warm_up"]
+
+#: Columns worked on at a time: what a step touches stays in the first-level cache.
+_COLUMNS = 512
+#: Trials of a step, each a quarter as long as the one before, until it lowers the divergence.
+_TRIALS = 5
+#: Decrease of a row, relative to its divergence, that is worth no further step.
+_STILL = 1e-7
+#: Stands for the ratio of no counts to a reconstruction; times no counts it is nothing.
+_TINY = 1e-300
+_LN2 = 0.6931471805599453
+#: Bits of √½: numbers are taken apart as m 2^e with m from there to √2.
+_ROOT = np.int64(0x3FE6A09E667F3BCD)
+
+
+@compiled
+def _logarithm(v, out):
+    """Take logarithms of positive normal numbers, to rounding, several at a time.
+
+    log v = e log 2 + 2 artanh((m - 1)/(m + 1)); the series is cut where it is below rounding.
+    """
+    bits, parts = v.view(np.int64), out.view(np.int64)
+    n = len(v)
+    for j in range(n):
+        parts[j] = bits[j] - (((bits[j] - _ROOT) >> np.int64(52)) << np.int64(52))
+    for j in range(n):
+        exponent = np.float64((bits[j] - _ROOT) >> np.int64(52))
+        t = (out[j] - 1.0) / (out[j] + 1.0)
+        q = t * t
+        series = 1.0 / 21.0
+        series = 1.0 / 19.0 + q * series
+        series = 1.0 / 17.0 + q * series
+        series = 1.0 / 15.0 + q * series
+        series = 1.0 / 13.0 + q * series
+        series = 1.0 / 11.0 + q * series
+        series = 1.0 / 9.0 + q * series
+        series = 1.0 / 7.0 + q * series
+        series = 1.0 / 5.0 + q * series
+        series = 1.0 / 3.0 + q * series
+        out[j] = exponent * _LN2 + 2.0 * t * (1.0 + q * series)
+
+
+@compiled
+def _reconstruct(w, H, floor, v):
+    """Write wH into v, raised to the floor."""
+    n = len(v)
+    v[:] = 0.0
+    for k in range(len(w)):
+        if w[k] != 0.0:
+            weight, h = w[k], H[k]
+            for j in range(n):
+                v[j] += weight * h[j]
+    for j in range(n):
+        v[j] = max(v[j], floor)
+
+
+@compiled
+def _reweigh(v, beta, u):
+    """Write v^(β-2) into u."""
+    n = len(v)
+    if beta == 1.0:
+        for j in range(n):
+            u[j] = 1.0 / v[j]
+    elif beta == 0.0:
+        for j in range(n):
+            u[j] = 1.0 / (v[j] * v[j])
+    elif beta == 2.0:
+        u[:] = 1.0
+    else:
+        for j in range(n):
+            u[j] = v[j] ** (beta - 2.0)
+
+
+@compiled
+def _diverge(x, v, beta, floor, d, scratch):
+    """Give the beta-divergence of each element, `divergences.beta_divergence`, and the sum.
+
+    x is float64, and raised to the floor where beta is not positive.
+    """
+    n = len(v)
+    if beta == 1.0:
+        for j in range(n):
+            scratch[j] = max(x[j] / v[j], _TINY)
+        _logarithm(scratch, d)
+        for j in range(n):
+            d[j] = max(x[j] * d[j] - x[j] + v[j], 0.0)
+    elif beta == 0.0:
+        for j in range(n):
+            scratch[j] = max(x[j] / v[j], _TINY)
+        _logarithm(scratch, d)
+        for j in range(n):
+            d[j] = max(scratch[j] - d[j] - 1.0, 0.0)
+    elif beta == 2.0:
+        for j in range(n):
+            d[j] = 0.5 * (x[j] - v[j]) * (x[j] - v[j])
+    else:
+        scale = 1.0 / (beta * (beta - 1.0))
+        for j in range(n):
+            y, z = x[j], v[j]
+            mixed = y**beta + (beta - 1.0) * z**beta - beta * y * z ** (beta - 1.0)
+            d[j] = max(scale * mixed, 0.0)
+    total = 0.0
+    for j in range(n):
+        total += d[j]
+    return total
+
+
+@compiled
+def _penalty(w, l1, l2):
+    penalty = 0.0
+    for k in range(len(w)):
+        penalty += l1 * w[k] + 0.5 * l2 * w[k] * w[k]
+    return penalty
+
+
+@compiled
+def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
+    """Take reweighted steps on the weights of some rows, in place; none raises the divergence.
+
+    X (M, F), H (K, F), held (M, K) with NaN where weights are free, or without rows, W (M, K).
+    ``total`` is what the weights of a row add up to, NaN where that is free. ``squared`` and
+    ``left`` (M,) take squared residuals and divergences. Returns the sum of divergences and
+    penalties before and after.
+    """
+    M, F = X.shape
+    K = len(H)
+    x, v, u, d = np.empty(F), np.empty(F), np.empty(F), np.empty(F)
+    new_v, scratch = np.empty(F), np.empty(F)
+    G, c, z, w = np.empty((K, K)), np.empty(K), np.empty(K), np.empty(K)
+    none_held = np.empty(0)
+    before = after = 0.0
+    for i in range(M):
+        for j in range(F):
+            x[j] = np.float64(X[i, j])
+        if beta <= 0.0:
+            for j in range(F):
+                x[j] = max(x[j], floor)
+        here = held[i] if len(held) else none_held
+        for k in range(len(here)):
+            if not np.isnan(here[k]):
+                W[i, k] = here[k]
+        _reconstruct(W[i], H, floor, v)
+        found = _diverge(x, v, beta, floor, d, scratch) + _penalty(W[i], l1, l2)
+        before += found
+        # Weights that do not add up to their total are no place to compare with.
+        anything = not np.isnan(total) and abs(W[i].sum() - total) > 1e-9 * total
+        for _ in range(steps):
+            _reweigh(v, beta, u)
+            for k in range(K):
+                h = H[k]
+                cross = 0.0
+                for j in range(F):
+                    new_v[j] = u[j] * h[j]
+                for j in range(F):
+                    cross += new_v[j] * x[j]
+                c[k] = cross
+                for m in range(k + 1):
+                    product, other = 0.0, H[m]
+                    for j in range(F):
+                        product += new_v[j] * other[j]
+                    G[k, m] = product
+                    G[m, k] = product
+            solve_weights(G, c, l1, l2, total, here, z)
+            length, lower = 1.0, False
+            for _trial in range(_TRIALS):
+                for k in range(K):
+                    w[k] = W[i, k] + length * (z[k] - W[i, k])
+                _reconstruct(w, H, floor, new_v)
+                value = _diverge(x, new_v, beta, floor, d, scratch) + _penalty(w, l1, l2)
+                if value <= found or anything:
+                    lower = True
+                    break
+                length *= 0.25
+            if not lower:
+                break
+            anything = False
+            still = found - value <= _STILL * abs(found)
+            W[i], v[:], found = w, new_v, value
+            if still:
+                break
+        total_squared = 0.0
+        for j in range(F):
+            total_squared += (np.float64(X[i, j]) - v[j]) ** 2
+        squared[i] = total_squared
+        left[i] = found - _penalty(W[i], l1, l2)
+        after += found
+    return before, after
+
+
+@compiled
+def accumulate(X, W, H, free, beta, floor, G, C, left):
+    """Add up what a reweighted step on the free components needs, and the divergence before.
+
+    X (N, F), W (N, K), H (K, F), G (n, n, F), C (n, F) with n free components, left (F,).
+    """
+    N, F = X.shape
+    n = len(free)
+    x, v, u = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    d, rest, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    others = np.ones(len(H), np.bool_)
+    for k in free:
+        others[k] = False
+    kept = np.empty(len(H))
+    for first in range(0, F, _COLUMNS):
+        last = min(F, first + _COLUMNS)
+        size = last - first
+        part = H[:, first:last]
+        for i in range(N):
+            for j in range(size):
+                x[j] = np.float64(X[i, first + j])
+                if beta <= 0.0:
+                    x[j] = max(x[j], floor)
+            for k in range(len(H)):
+                kept[k] = W[i, k] if others[k] else 0.0
+            _reconstruct(kept, part, 0.0, rest[:size])
+            _reconstruct(W[i], part, floor, v[:size])
+            _diverge(x[:size], v[:size], beta, floor, d[:size], scratch[:size])
+            _reweigh(v[:size], beta, u[:size])
+            for j in range(size):
+                left[first + j] += d[j]
+                rest[j] = x[j] - rest[j]
+            for a in range(n):
+                weight = W[i, free[a]]
+                if weight == 0.0:
+                    continue
+                row = C[a, first:last]
+                for j in range(size):
+                    row[j] += weight * u[j] * rest[j]
+                for b in range(a + 1):
+                    both = weight * W[i, free[b]]
+                    grid = G[a, b, first:last]
+                    for j in range(size):
+                        grid[j] += both * u[j]
+
+
+@compiled
+def solve(G, C, free, l1, l2, passes, H):
+    """Coordinate descent on the free components, in place, for `accumulate`'s problem."""
+    F = H.shape[1]
+    n = len(free)
+    for a in range(n):
+        for b in range(a):
+            for j in range(F):
+                G[b, a, j] = G[a, b, j]
+    step = np.empty(F)
+    for _ in range(passes):
+        for a in range(n):
+            for j in range(F):
+                step[j] = C[a, j] - l1
+            for b in range(n):
+                if b != a:
+                    h = H[free[b]]
+                    for j in range(F):
+                        step[j] -= G[a, b, j] * h[j]
+            h = H[free[a]]
+            for j in range(F):
+                # A component that meets no weight has nothing to follow.
+                curvature = G[a, a, j] + l2
+                h[j] = max(0.0, step[j] / curvature) if curvature > RIDGE else h[j]
+
+
+@compiled
+def evaluate(X, W, H, beta, floor, left):
+    """Add up the divergence of each column, (F,)."""
+    N, F = X.shape
+    x, v = np.empty(_COLUMNS), np.empty(_COLUMNS)
+    d, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS)
+    for first in range(0, F, _COLUMNS):
+        last = min(F, first + _COLUMNS)
+        size = last - first
+        for i in range(N):
+            for j in range(size):
+                x[j] = np.float64(X[i, first + j])
+                if beta <= 0.0:
+                    x[j] = max(x[j], floor)
+            _reconstruct(W[i], H[:, first:last], floor, v[:size])
+            _diverge(x[:size], v[:size], beta, floor, d[:size], scratch[:size])
+            for j in range(size):
+                left[first + j] += d[j]
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from the cache."""
+    for dtype in (np.float32, np.float64):
+        X, W, H = np.ones((2, 3), dtype), np.ones((2, 1)), np.ones((1, 3))
+        free, left = np.zeros(1, np.int64), np.zeros(3)
+        G, C, squared = np.zeros((1, 1, 3)), np.zeros((1, 3)), np.zeros(2)
+        none = np.empty((0, 0))
+        rows(X, H, 1.0, 0.0, 0.0, 0.0, np.nan, none, 1, W, squared, squared.copy())
+        accumulate(X, W, H, free, 1.0, 0.0, G, C, left)
+        solve(G, C, free, 0.0, 0.0, 1, H)
+        evaluate(X, W, H, 1.0, 0.0, left)
