@@ -21,7 +21,7 @@ from .errors import DataKeyError, InputError
 from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
 from .nmf.kernels import warm_up
 from .nmf.results import FitResult
-from .nmf.streaming import check_numerics
+from .nmf.streaming import beta_of, check_numerics
 from .phases import Phase
 from .preprocess import Preprocess
 from .recipe import Change, Component, Pattern, Recipe, held_pattern, known_and_free
@@ -88,6 +88,9 @@ class LiveNMF:
         Seed of the draws among the starts of the last, converged refit.
     dtype : torch.dtype, optional
         What patterns are stored in.
+    loss : {"frobenius", "kullback-leibler", "itakura-saito"} or float, optional
+        What the fit lowers: half the squared difference, or a beta-divergence; Kullback and
+        Leibler's is right for counts.
 
     Attributes
     ----------
@@ -122,6 +125,7 @@ class LiveNMF:
         background: bool = True,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        loss: str | float = "frobenius",
     ) -> None:
         if scope not in ("run", "session"):
             raise InputError(f"scope: expected 'run' or 'session', got {scope!r}")
@@ -138,7 +142,8 @@ class LiveNMF:
             "scope": scope,
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
-        self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, metadata)
+        beta_of(loss)
+        self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, loss, metadata)
         # What the user sees of the latest dataset's components; changes are checked against it.
         self._current = self._components
         self._lock = threading.RLock()
@@ -152,7 +157,7 @@ class LiveNMF:
         self._closed = self._refusing = False
         self._exit_registered = False
         if background:
-            _put_the_scan_first()
+            _put_the_scan_first(loss)
         self._emitter = Emitter(background=background)
         self._worker: Worker[_Item] | Inline[_Item] = (
             Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)
@@ -504,13 +509,13 @@ class LiveNMF:
         self._error = error
 
 
-def _put_the_scan_first() -> None:
+def _put_the_scan_first(loss: str | float) -> None:
     """Do now what would hold the interpreter at the first pattern, and let it change hands fast.
 
     By default a thread that wants the interpreter waits for 5 ms while another one runs Python
     code; a step of a scan asks for it dozens of times.
     """
-    warm_up()
+    warm_up(loss=loss)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
 
 

@@ -191,6 +191,7 @@ class Dataset:
             device=self.recipe.device,
             dtype=self.recipe.dtype,
             seed=self.recipe.seed,
+            loss=self.recipe.loss,
         )
         self._model, self._raw_axis = model, x
         self._axis = Axis(arrival.x_name, arrival.x_units, axis)
@@ -304,7 +305,7 @@ class Dataset:
             "components": self._records(),
             "preprocess": self.recipe.preprocess.describe(),
             "seed": self.recipe.seed,
-            "loss": "frobenius",
+            "loss": self.recipe.loss,
             "device": str(self.recipe.device if self._model is None else self._model.device),
             "versions": _versions(),
             **({} if continues is None else {"continues": continues}),

@@ -98,6 +98,7 @@ class Recipe:
     device: str | torch.device
     dtype: torch.dtype
     seed: int
+    loss: str | float
     metadata: Mapping[str, Any]
 
 

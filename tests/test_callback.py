@@ -11,6 +11,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import numpy as np
 import pytest
+import torch
 from bluesky.utils import RunEngineInterrupted
 from streams import (
     Collector,
@@ -24,6 +25,7 @@ from streams import (
 
 from bluesky_cmf import LiveNMF, Phase, Preprocess, StreamingNMF
 from bluesky_cmf.errors import ComponentError, DataKeyError, InputError
+from bluesky_cmf.nmf.divergences import beta_divergence
 
 X, H, PATTERNS = mixtures()
 PURE = Phase.from_array("cubic", X, H[0])
@@ -105,6 +107,23 @@ def test_known_phases_are_bit_identical_and_real_data_reach_the_objective(live, 
     documents = run_documents(batio3.intensity, x=batio3.two_theta, paged=True)
     feed(again, documents)
     assert again.result.objective == pytest.approx(last["objective"], rel=1e-3)
+
+
+def test_counts_are_fitted_by_their_likelihood_in_a_scan(live):
+    counts = np.random.default_rng(0).poisson(200 * PATTERNS)
+    callback, out = live(phases=[PURE], n_components=2, loss="kullback-leibler")
+    RE = engine()
+    RE.subscribe(callback)
+    RE(bp.scan([Detector(counts, X)], axis(), 300, 400, len(counts)))
+    assert callback.wait(60)
+
+    assert callback.error is None
+    assert out.named("start")[0]["cmf"]["loss"] == "kullback-leibler"
+    last = out.events("components")[-1]["data"]
+    WH = callback.result.weights.astype(float) @ callback.result.components
+    expected = beta_divergence(torch.tensor(counts), torch.tensor(WH), 1.0)
+    assert last["objective"] == pytest.approx(float(expected), rel=1e-4)
+    assert last["converged"]
 
 
 def test_a_fit_slower_than_the_events_loses_no_pattern(live, monkeypatch):
@@ -757,6 +776,7 @@ def test_with_two_open_runs_the_latest_is_changed(live):
         ({"n_components": 2.5}, "n_components: expected a number from 1"),
         ({"x": np.zeros(3)}, "x: expected finite numbers that increase or decrease"),
         ({"x": ""}, "x: expected a data key"),
+        ({"loss": "poisson"}, r"loss: expected one of \['frobenius', .* got 'poisson'"),
         ({"scope": "week"}, "scope: expected 'run' or 'session', got 'week'"),
         ({"n_components": 0}, "n_components: expected a number from 1"),
         ({"phases": [PURE], "n_components": 0}, "from 1 \\(there are 1 phases\\) to 1000, got 0"),

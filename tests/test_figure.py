@@ -32,6 +32,7 @@ from bluesky_cmf.errors import InputError
 from bluesky_cmf.figure import LiveNMFPlot
 from bluesky_cmf.figure.artists import TROUBLE, abbreviated, outline
 from bluesky_cmf.nmf.results import FitResult, RowFit
+from bluesky_cmf.nmf.rows import Frozen
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -127,9 +128,10 @@ class Scan:
             n,
             converged,
             0.0125,
-            torch.tensor(self.W[:n]),
+            Frozen((torch.tensor(self.W[:n]),), n),
             torch.tensor(self.H),
-            torch.tensor(self.r[:n] ** 2),
+            (),
+            Frozen((torch.tensor(self.r[:n, None] ** 2),), n),
             torch.ones(n),
         )
         self.run.snapshot(result, [self.point(i) for i in range(self.n)])

@@ -202,6 +202,9 @@ def replay(
         bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
     ] = False,
     seed: _Seed = 0,
+    loss: Annotated[
+        str, typer.Option(help="What is lowered: frobenius, kullback-leibler or itakura-saito.")
+    ] = "frobenius",
     device: _Device = "auto",
     figure: Annotated[
         Path | None, typer.Option(help="Save the figure here (.png, .pdf, .svg).")
@@ -231,6 +234,7 @@ def replay(
             roi=roi,
             session=session,
             seed=seed,
+            loss=loss,
             device=device,
             figure=figure,
             into=catalog if save and into is None else into,

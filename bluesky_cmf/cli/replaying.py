@@ -39,6 +39,7 @@ class Replay:
     roi: tuple[float, float] | None
     session: bool
     seed: int
+    loss: str
     device: str
     figure: Path | None
     into: str | None
@@ -86,6 +87,7 @@ def _live(options: Replay) -> LiveNMF:
         preprocess=Preprocess(roi=options.roi, normalize=options.normalize),
         scope="session" if options.session else "run",
         seed=options.seed,
+        loss=options.loss,
         device=options.device,
         background=False,
     )

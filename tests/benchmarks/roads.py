@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from bluesky_cmf import NMFBase
+from bluesky_cmf import NMFBase, StreamingNMF
 from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.divergencefit import ReweightedSweeps
+from bluesky_cmf.nmf.factors import Rules
+from bluesky_cmf.nmf.reweighting import Floor
 from bluesky_cmf.nmf.seeds import seed_worst
 from bluesky_cmf.nmf.sweeps import Extrapolation, exact_weights
 
@@ -33,21 +36,70 @@ def ours(X: np.ndarray, K: int, seed: int, *, known: np.ndarray | None = None) -
     """Extrapolated sweeps: from the worst-explained patterns (seed 0), else from drawn ones."""
     known = X[[0, -1]] if known is None else known
     started = time.perf_counter()
-    blocks = Blocks(X.shape[1], dtype=torch.float32, device=torch.device("cpu"))
-    blocks.append(torch.from_numpy(X))
-    H = torch.zeros(K, X.shape[1], dtype=torch.float64)
-    H[:2] = torch.from_numpy(known)
-    free = list(range(2, K))
-    if seed == 0:
-        W, H = seed_worst(blocks, H, free, residual=False)
-    else:
-        rows = np.random.default_rng(seed).choice(len(X), len(free), replace=False)
-        H[free] = torch.from_numpy(X[rows]).double()
-        W = exact_weights(blocks, H)
-    state = Extrapolation(blocks, W, H, free)
+    blocks, H, free = _start(X, known, K, seed)
+    state = Extrapolation(blocks, H, Rules(free))
     while True:
         state.sweep(2)
         yield time.perf_counter() - started, state.curve[-1]
+
+
+def reweighted(X: np.ndarray, K: int, seed: int) -> Curve:
+    """The same for the Kullback-Leibler divergence."""
+    started = time.perf_counter()
+    blocks, H, free = _start(X, X[[0, -1]], K, seed)
+    state = ReweightedSweeps(blocks, H, Rules(free, beta=1.0), floor=Floor())
+    while True:
+        yield time.perf_counter() - started, state.curve[-1]
+        state.sweep(1)
+
+
+def _start(
+    X: np.ndarray, known: np.ndarray, K: int, seed: int
+) -> tuple[Blocks, torch.Tensor, tuple[int, ...]]:
+    blocks = _blocks(X)
+    H = torch.zeros(K, X.shape[1], dtype=torch.float64)
+    H[: len(known)] = torch.from_numpy(known)
+    free = tuple(range(len(known), K))
+    if seed == 0:
+        return blocks, seed_worst(blocks, H, free, residual=False), free
+    rows = np.random.default_rng(seed).choice(len(X), len(free), replace=False)
+    H[list(free)] = torch.from_numpy(X[rows]).double()
+    return blocks, H, free
+
+
+def _blocks(X: np.ndarray) -> Blocks:
+    blocks = Blocks(X.shape[1], dtype=torch.float32, device=torch.device("cpu"))
+    blocks.append(torch.from_numpy(X))
+    return blocks
+
+
+def exact_sweep_seconds(X: np.ndarray, phases: np.ndarray, components: np.ndarray) -> float:
+    """Seconds of one extrapolated sweep over all the data."""
+    state = Extrapolation(_blocks(X), torch.from_numpy(components).double(), Rules((3, 4, 5)))
+    started = time.perf_counter()
+    state.sweep(1)
+    return time.perf_counter() - started
+
+
+def exact_until(X: np.ndarray, phases: np.ndarray, objective: float, *, limit: float) -> Curve:
+    """Extrapolated sweeps over all the data, from drawn patterns, until an objective is reached."""
+    started = time.perf_counter()
+    blocks, H, free = _start(X, phases[:3].astype("f4"), len(phases), 1)
+    state = Extrapolation(blocks, H, Rules(free))
+    while True:
+        state.sweep(2)
+        yield time.perf_counter() - started, state.curve[-1]
+        if state.curve[-1] <= objective or time.perf_counter() - started > limit:
+            return
+
+
+def from_truth(X: np.ndarray, phases: np.ndarray) -> float:
+    """The converged objective of a fit that starts from the true phases."""
+    fixed = [True] * 3
+    model = StreamingNMF(X.shape[1], len(phases), components=phases, fixed=fixed, device="cpu")
+    model.append(X)
+    model.refit()
+    return model.refit(converge=True).objective
 
 
 class Multiplicative(NMFBase):
@@ -57,13 +109,15 @@ class Multiplicative(NMFBase):
         return W @ H
 
     def get_W_positive(self, WH, beta, H_sum):
-        return WH @ self.H.T, H_sum
+        return WH.pow(beta - 1) @ self.H.T, H_sum
 
     def get_H_positive(self, WH, beta, W_sum):
-        return self.W.T @ WH, W_sum
+        return self.W.T @ WH.pow(beta - 1), W_sum
 
 
-def multiplicative(X: np.ndarray, K: int, seed: int, *, step: int = 500) -> Curve:
+def multiplicative(
+    X: np.ndarray, K: int, seed: int, *, step: int = 500, beta: float = 2.0
+) -> Curve:
     """`NMFBase.fit`, ``step`` iterations at a time; the curve counts the fit's own seconds."""
     known = [torch.from_numpy(X[[k]]) for k in (0, -1)]
     model = Multiplicative(
@@ -77,7 +131,7 @@ def multiplicative(X: np.ndarray, K: int, seed: int, *, step: int = 500) -> Curv
     data, seconds = torch.from_numpy(X), 0.0
     while True:
         started = time.perf_counter()
-        curve = model.fit(data, beta=2, tol=0, max_iter=step)
+        curve = model.fit(data, beta=beta, tol=0, max_iter=step)
         seconds += time.perf_counter() - started
         yield seconds, curve[-1]
 
@@ -109,6 +163,15 @@ def minibatch(X: np.ndarray, K: int, seed: int) -> Curve:
     from sklearn.decomposition import MiniBatchNMF
 
     yield from _estimator(X, MiniBatchNMF(K, init="random", random_state=seed, max_iter=500))
+
+
+def nmf_torch(X: np.ndarray, K: int, seed: int) -> Curve:
+    """nmf-torch's HALS, without held components, to its own end."""
+    from nmf import run_nmf
+
+    started = time.perf_counter()
+    _, H, _ = run_nmf(X, K, algo="hals", random_state=seed, n_jobs=1, tol=1e-6)
+    yield time.perf_counter() - started, exact_objective(X, np.asarray(H))
 
 
 def _estimator(X: np.ndarray, model) -> Curve:

@@ -17,14 +17,14 @@ def _cpu(name: str) -> ModuleType | None:
         return None
 
 
-def kernels_for(device: torch.device, *, loss: str = "frobenius") -> ModuleType | None:
+def kernels_for(device: torch.device, *, loss: str | float = "frobenius") -> ModuleType | None:
     """Give the kernels for a device and a loss; None: torch does the work."""
     if device.type != "cpu":
         return None
     return _cpu("cpu" if loss == "frobenius" else "divergence")
 
 
-def warm_up(*, loss: str = "frobenius") -> None:
+def warm_up(*, loss: str | float = "frobenius") -> None:
     """Compile or load the CPU kernels: the first time takes seconds and holds the interpreter."""
     for name in ("cpu",) if loss == "frobenius" else ("cpu", "divergence"):
         kernels = _cpu(name)
