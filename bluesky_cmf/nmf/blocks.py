@@ -56,9 +56,12 @@ class Blocks:
         return self._norms[: self._length]
 
     def append(self, rows: torch.Tensor) -> None:
-        """Append rows, (M, F)."""
+        """Append rows, (M, F), on the host or on the device."""
         rows = rows.to(self.dtype)
         self._append_norms(rows)
+        if rows.device != self.device:
+            # Nobody waits for the copy of pinned memory.
+            rows = rows.pin_memory().to(self.device, non_blocking=True)
         done, count = 0, rows.shape[0]
         while done < count:
             if not self._room:
@@ -159,5 +162,5 @@ class Blocks:
             if self.device.type == "cpu":
                 #: The table of squared norms as kernels for the CPU take it.
                 self.norms_array = table.numpy()
-        self._norms[self._length : needed] = norms
+        self._norms[self._length : needed].copy_(norms, non_blocking=True)
         self.half_norm += 0.5 * float(norms.sum())

@@ -155,6 +155,11 @@ class Fit:
         return self.factors.objective
 
     @property
+    def latest_objective(self) -> float | torch.Tensor:
+        """The same, perhaps still on its way from the device."""
+        return self.objective
+
+    @property
     def sampled(self) -> bool:
         """Whether there are so many rows that a search goes over some of them."""
         return self.X.n_blocks > 1

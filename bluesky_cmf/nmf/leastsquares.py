@@ -6,23 +6,76 @@ import torch
 
 from .blocks import Blocks
 from .compressed import Compressed, compress, directions, pays
-from .factors import Factors
+from .factors import Factors, Rules
 from .fit import FINALISTS, MARGIN, MAX_SWEEPS, SAMPLE, TOL, TRIAL_SWEEPS, Fit
+from .graphed import GraphedEvent
 from .rows import Rows
 from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
-__all__ = ["LeastSquares"]
+__all__ = ["LeastSquares", "uses_graphs"]
 
 #: Sweeps of the best starts on a sample, the tolerance where sweeps are cheap, and how often the
 #: data are compressed around the end.
 _FINAL_SWEEPS, _COMPRESSED_TOL, _COMPRESSIONS = 150, 2e-6, 20
 
 
+def uses_graphs(device: torch.device) -> bool:
+    """Whether events on a device go as graphs."""
+    return device.type == "cuda"
+
+
 class LeastSquares(Fit):
     """Factors that lower ½‖X - WH‖² as rows arrive."""
 
     factors: Factors
+
+    #: Older rows that an event on a device solves anew, and events between two looks at it.
+    _window, _look_every = 64, 64
+
+    def __init__(
+        self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
+    ) -> None:
+        super().__init__(X, H, rules, seed=seed, held=held)
+        self._graphed: GraphedEvent | None = None
+        self._by_graph = False
+
+    def follow(self) -> bool:
+        """Take new rows in at a bounded cost; tell whether all weights are exact then."""
+        self._by_graph = self._graphable
+        if not self._by_graph:
+            return super().follow()
+        self.settled = False
+        if self._graphed is None or self._graphed.factors is not self.factors:
+            self._graphed = GraphedEvent(self.factors, self._window)
+        n = len(self.factors)
+        start = self._cursor if self._cursor + self._window <= n else 0
+        self._cursor = start + self._window
+        self._graphed(start)
+        # A look waits for the device.
+        if n % self._look_every == 0 and self._alarm.raised(n + 1, self.factors.left(n, n + 1)):
+            self._search_on()
+        return False
+
+    @property
+    def latest_objective(self) -> float | torch.Tensor:
+        """The objective, perhaps still on its way from the device."""
+        if self._by_graph and self._graphed is not None:
+            objective: torch.Tensor = self._graphed.objective.clone()
+            return objective
+        return self.objective
+
+    @property
+    def _graphable(self) -> bool:
+        """Whether the next event can go as a graph: one row more, and nothing special."""
+        factors, rules = self.factors, self.rules
+        return (
+            uses_graphs(self.X.device)
+            and rules.extrapolable
+            and not rules.penalised
+            and len(factors) > self._window
+            and len(self.X) == len(factors) + 1
+        )
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
         return Factors(X, H, self.rules, held=held)

@@ -67,7 +67,7 @@ class FitResult:
 
     names: tuple[str, ...]
     fixed: tuple[bool, ...]
-    objective: float
+    _objective: float | torch.Tensor
     n_patterns: int
     converged: bool
     seconds: float
@@ -76,6 +76,11 @@ class FitResult:
     _scalable: tuple[int, ...] = field(repr=False)
     _squared_residual: Frozen = field(repr=False)
     _squared_norm: torch.Tensor = field(repr=False)
+
+    @property
+    def objective(self) -> float:
+        """What the loss says over all N patterns, in float64."""
+        return float(self._objective)
 
     @cached_property
     def weights(self) -> Array:

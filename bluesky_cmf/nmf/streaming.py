@@ -194,7 +194,11 @@ class StreamingNMF:
             Where a shape is another one, or a value is negative or not finite: nothing is
             appended then.
         """
-        rows = self._patterns(patterns, "patterns")
+        # Checked on the host: a device is not waited for.
+        host = self.device if _on_device(patterns) else torch.device("cpu")
+        rows = as_patterns(
+            patterns, self.n_features, argument="patterns", dtype=self.dtype, device=host
+        )
         self._held.append(len(self._X), len(rows), weights)
         self._X.append(rows)
         self._rebuild |= self._held.used and self._fit.held is None
@@ -517,7 +521,7 @@ class StreamingNMF:
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            objective=self._fit.objective,
+            _objective=self._fit.latest_objective,
             n_patterns=len(self._X),
             converged=converged,
             seconds=time.perf_counter() - started,
@@ -553,6 +557,10 @@ class StreamingNMF:
             sums.append(torch.stack(each, 1))
         squared, over, total = torch.cat(sums).unbind(1)
         return squared, over, total
+
+
+def _on_device(values: object) -> bool:
+    return isinstance(values, torch.Tensor) and values.device.type != "cpu"
 
 
 def beta_of(loss: str | float) -> float:
