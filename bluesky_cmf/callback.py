@@ -142,7 +142,7 @@ class LiveNMF:
             "scope": scope,
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
-        beta_of(loss)
+        beta = beta_of(loss)
         self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, loss, metadata)
         # What the user sees of the latest dataset's components; changes are checked against it.
         self._current = self._components
@@ -157,7 +157,7 @@ class LiveNMF:
         self._closed = self._refusing = False
         self._exit_registered = False
         if background:
-            _put_the_scan_first(loss)
+            _put_the_scan_first(beta)
         self._emitter = Emitter(background=background)
         self._worker: Worker[_Item] | Inline[_Item] = (
             Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)
@@ -509,13 +509,13 @@ class LiveNMF:
         self._error = error
 
 
-def _put_the_scan_first(loss: str | float) -> None:
+def _put_the_scan_first(beta: float) -> None:
     """Do now what would hold the interpreter at the first pattern, and let it change hands fast.
 
     By default a thread that wants the interpreter waits for 5 ms while another one runs Python
     code; a step of a scan asks for it dozens of times.
     """
-    warm_up(loss=loss)
+    warm_up(beta=beta)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
 
 

@@ -76,6 +76,34 @@ def test_fused_half_steps_are_those_of_torch(
         np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-9)
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([1.0, 0.0, 1.5]),
+    st.sampled_from(["free", "held", "total", "penalty"]),
+)
+def test_fused_rows_come_to_the_solution_that_torch_comes_to(
+    seed: int, beta: float, asked: str
+) -> None:
+    X, W, H, rules = problem(seed, (6, 40, 3), beta, zeros=False)
+    options = {"total": {"total": 1.0}, "penalty": {"l1": 0.2, "l2": 0.1}}.get(asked, {})
+    rules = Rules(rules.free, beta=beta, **options)
+    held = torch.where(W < 0.4, W, math.nan) if asked == "held" else None
+    fused, plain = HalfSteps(X, rules, Floor()), HalfSteps(X, rules, Floor())
+    plain._kernels = None
+    ends = []
+    for steps in (fused, plain):
+        weights = W.clone()
+        fit, _, after = steps.rows(H, weights, held=held, steps=40)
+        ends.append((weights, fit, after))
+    assert ends[0][2] == pytest.approx(ends[1][2], rel=1e-6)
+    np.testing.assert_allclose(ends[0][1], ends[1][1], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=1e-2)
+    if held is not None:
+        kept = ~held.isnan()
+        assert torch.equal(ends[0][0][kept], held[kept])
+
+
 @settings(deadline=None, max_examples=50)
 @cases
 def test_no_half_step_raises_the_divergence(
@@ -105,8 +133,11 @@ def test_sweeps_never_climb_and_beat_many_multiplicative_ones(loss: Any) -> None
     data.append(torch.tensor(X, dtype=torch.float64))
     start = torch.tensor(H + 0.5 * rng.random(H.shape))
     sweeps = ReweightedSweeps(data, start, Rules((0, 1, 2), beta=beta), floor=Floor())
-    sweeps.sweep(60)
-
+    for _ in range(60):
+        sweeps.sweep(1)
+        WH = sweeps.W @ sweeps.H
+        now = float(beta_divergence(torch.tensor(X, dtype=torch.float64), WH, beta))
+        assert sweeps.curve[-1] == pytest.approx(now, rel=1e-8)
     assert np.diff(sweeps.curve).max() <= 0
     batch = NMF(X.shape, 3, initial_components=list(start), dtype=torch.float64, seed=0)
     curve = batch.fit(X, beta=beta, tol=0, max_iter=300)
@@ -214,7 +245,7 @@ def test_many_patterns_are_followed_at_a_bounded_cost_and_searched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 32)
-    monkeypatch.setattr(fit, "SAMPLE", 24)
+    monkeypatch.setattr(fit.Fit, "sample", 24)
     monkeypatch.setattr(DivergenceFit, "all_rows", 30 * 90)
     random = np.random.default_rng(6)
     X = random.poisson(40 * random.random((120, 3)) @ H).astype("f4")
@@ -249,6 +280,28 @@ def test_a_stream_of_counts_goes_on_from_its_state() -> None:
     for each in (model, other):
         each.append(COUNTS[8:] + 1)
     assert model.refit().objective == pytest.approx(other.refit().objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["kullback-leibler", "itakura-saito"])
+def test_it_does_not_matter_in_which_portions_patterns_come(loss: str) -> None:
+    X = np.concatenate([1e-4 * COUNTS[:1], np.zeros((1, 30)), COUNTS])
+    ends = []
+    for step in (1, 5, len(X)):
+        model = StreamingNMF(30, 2, components=H[:2], fixed=[True] * 2, loss=loss)
+        for first in range(0, len(X), step):
+            model.append(X[first : first + step])
+            model.refit()
+        ends.append(model.refit(converge=True).objective)
+    assert ends == pytest.approx([ends[0]] * 3, rel=1e-6)
+
+
+def test_units_change_nothing_for_a_loss_either() -> None:
+    ends = []
+    for scale in (1e-6, 1.0, 1e6):
+        model = StreamingNMF(30, 3, loss=3.0, dtype=torch.float64)
+        model.append(scale * (COUNTS + 1.0))
+        ends.append(model.refit(converge=True).objective / scale**3)
+    assert ends == pytest.approx([ends[1]] * 3, rel=1e-3)
 
 
 def test_empty_patterns_come_first_and_are_no_harm() -> None:

@@ -38,8 +38,8 @@ def ramp(noise: float = 0.002) -> np.ndarray:
 def _many_is_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Some hundreds of patterns go the way of many thousands."""
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 64)
-    monkeypatch.setattr(fit, "SAMPLE", 64)
-    monkeypatch.setattr(fit, "TRIAL_SWEEPS", 6)
+    monkeypatch.setattr(fit.Fit, "sample", 64)
+    monkeypatch.setattr(fit.Fit, "trial_sweeps", 6)
     monkeypatch.setattr(fit, "_WINDOW_WORK", 8 * F * 4)
     monkeypatch.setattr(fit.Fit, "all_rows", 40 * F * 4)
     monkeypatch.setattr(compressed, "_FEW_ROWS", 32)

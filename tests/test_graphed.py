@@ -54,7 +54,7 @@ def test_an_event_on_fixed_buffers_does_what_a_bounded_event_does() -> None:
 
 def test_a_stream_by_graphs_ends_where_the_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 64)
-    monkeypatch.setattr(fit, "SAMPLE", 64)
+    monkeypatch.setattr(fit.Fit, "sample", 64)
     monkeypatch.setattr(leastsquares.LeastSquares, "_window", 16)
     monkeypatch.setattr(leastsquares, "uses_graphs", lambda device: True)
     model = StreamingNMF(F, 3, components=[PHASES[0]], fixed=[True])
@@ -74,6 +74,23 @@ def test_a_stream_by_graphs_ends_where_the_other_does(monkeypatch: pytest.Monkey
     other = StreamingNMF(F, 3, components=[PHASES[0]], fixed=[True])
     other.append(X)
     assert end == pytest.approx(other.refit(converge=True).objective, rel=1e-3)
+
+
+def test_a_component_without_a_shape_is_found_before_events_go_as_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leastsquares.LeastSquares, "_window", 16)
+    monkeypatch.setattr(leastsquares, "uses_graphs", lambda device: True)
+    model = StreamingNMF(F, 2, components=[PHASES[0]], fixed=[True])
+    late = np.where(np.arange(60) < 30, 0.0, 1.0)[:, None]
+    for pattern in 0.5 * PHASES[0] + late * PHASES[1]:
+        model.append(pattern)
+        result = model.refit()
+
+    assert result.r_factor[-1] < 1e-2
+    fresh = model.refresh()
+    rows = model.patterns() - fresh.weights.astype(float) @ fresh.components
+    assert fresh.objective == pytest.approx(0.5 * float((rows**2).sum()), rel=1e-3, abs=1e-6)
 
 
 INTERPRETED = """

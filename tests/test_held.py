@@ -136,6 +136,65 @@ def test_what_is_held_survives_a_checkpoint() -> None:
     assert (two.weights[:5, 1] == 0.2).all()
 
 
+def test_a_pattern_with_held_weights_leaves_the_fit_where_it_was() -> None:
+    model = StreamingNMF(20, 3, dtype=torch.float64)
+    model.append(TRUE @ H)
+    before = model.refit(converge=True)
+    assert before.objective < 1e-4
+
+    model.append(TRUE[0] @ H, [math.nan, math.nan, 0.3])
+
+    np.testing.assert_allclose(model.components, before.components)
+    assert model.refit().objective < 0.05
+
+
+def test_checkpoints_may_be_taken_again_and_again() -> None:
+    model = model_of()
+    for part in np.split(X, 4):
+        model.append(part)
+        model.append(part[0], [math.nan] * 3)
+        model.refit()
+        model = StreamingNMF.from_state(model.state())
+        model.state()
+    model.append(X[0], [0.3, math.nan, math.nan])
+
+    weights = model.refit().weights
+
+    assert weights[-1, 0] == 0.3
+    assert (weights[:-1].max(1) > 0).all(), "nobody has asked for these to be held"
+
+
+def test_a_weight_that_is_held_has_no_error_and_takes_none_from_the_others() -> None:
+    model = model_of(known=3)
+    model.append(X)
+    model.fix_weights("b", 0.4)
+    model.refit()
+    two = StreamingNMF(20, 2, components=list(H[[0, 2]]), fixed=[True] * 2, dtype=torch.float64)
+    two.append(np.maximum(X - 0.4 * H[1], 0))
+    two.refit()
+
+    errors = model.rows().errors
+
+    assert (errors[:, 1] == 0).all()
+    usable = (0.4 * H[1] < X).all(1)
+    assert usable.any()
+    np.testing.assert_allclose(errors[usable][:, [0, 2]], two.rows().errors[usable], rtol=1e-6)
+
+
+def test_fractions_scatter_against_each_other() -> None:
+    random = np.random.default_rng(1)
+    many = np.array([0.5, 0.3, 0.2]) @ H + 0.02 * random.standard_normal((4000, 20))
+    model = StreamingNMF(
+        20, 3, components=list(H), fixed=[True] * 3, sum_to_one=True, dtype=torch.float64
+    )
+    model.append(many.clip(0))
+    model.refit()
+
+    rows = model.rows()
+
+    np.testing.assert_allclose(np.sqrt((rows.errors**2).mean(0)), rows.weights.std(0), rtol=0.1)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_weights_that_add_up_to_one_are_the_best_that_do(seed: int, some_held: bool) -> None:

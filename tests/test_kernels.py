@@ -122,7 +122,7 @@ def test_fused_rows_are_solved_for_as_the_reference_says(shape, seed, asked):
         weights = factors.W.tensor()
         np.testing.assert_allclose(factors.A, weights.T @ weights, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(factors.B, X.transposed_times(weights), rtol=1e-9, atol=1e-9)
-        assert factors.W_sum == pytest.approx(float(weights.sum()))
+        assert factors._W_sum == pytest.approx(float(weights.sum()))
         assert (weights >= 0).all()
         if held is not None:
             kept = ~held.tensor().isnan()

@@ -22,6 +22,11 @@ class Alarm:
         self._events = self._searched = 0
         self._on = False
 
+    @property
+    def on(self) -> bool:
+        """Whether a search is due, or under way."""
+        return self._on
+
     def raised(self, n_patterns: int, left: float) -> bool:
         """Take in the part of the newest patterns that is left; tell whether a search is due."""
         self._events += 1

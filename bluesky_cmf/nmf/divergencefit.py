@@ -1,6 +1,5 @@
 """Other losses than least squares: factors for the beta-divergence, and sweeps over them."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
-from .factors import Rules
-from .fit import Fit
+from .factors import Rules, free_weights, spread
+from .fit import Fit, Trained
 from .results import scales
 from .reweighting import Floor, HalfSteps
 from .rows import Rows
@@ -125,10 +124,10 @@ class Reweighted:
             weights = W[first - start : first - start + len(rows)]
             V = (weights @ self.H).clamp_min(self.steps.floor)
             U, G = self.steps.curvature(self.H, V)
-            spare = (rows.shape[1] - (weights > 0).sum(1)).to(W.dtype)
-            pearson = (U * (rows - V).square()).sum(1)
-            factor = torch.where(spare > 0, pearson / spare.clamp_min(1), math.nan)
-            parts.append(weight_errors(weights, G, factor))
+            free = free_weights(weights, self.held, first)
+            factor = spread((U * (rows - V).square()).sum(1), free, rows.shape[1])
+            add_up = self.rules.total is not None
+            parts.append(weight_errors(free, G, factor, add_up=add_up))
         return torch.cat(parts)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -140,7 +139,7 @@ class Reweighted:
             "squared": np.array(self.squared.tensor().cpu().numpy()),
             "gram": empty,
             "cross": empty,
-            "value": np.array([self._value, self._floor.value]),
+            "value": np.array([self._value]),
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -148,7 +147,7 @@ class Reweighted:
         self.H[:] = torch.tensor(state["components"])
         self.W.replace(torch.tensor(state["weights"], dtype=torch.float64))
         self.squared.replace(torch.tensor(state["squared"], dtype=torch.float64))
-        self._value, self._floor.value = state["value"].tolist()
+        (self._value,) = state["value"].tolist()
 
     def _resolve(self, start: int, stop: int, *, new: bool) -> None:
         while start < stop:
@@ -214,13 +213,16 @@ class ReweightedSweeps(Sweeps):
     def _sweep(self) -> None:
         step, bound, growth, bound_growth, shrink = self._pace
         steps, W = self.steps, self._ahead_W.clone()
-        self._rows(self._ahead_H, W)
-        lead = 0.0 if self._safely or not self.rules.extrapolable else step
-        ahead_W = (W + lead * (W - self.W)).clamp_min(0)
-        if self._safely:
+        if self._safely or not self.rules.extrapolable:
+            lead = 0.0
+            self._rows(self._ahead_H, W)
             H, left = steps.safe_components(self._ahead_H, W)
+            ahead_W = W
         else:
-            H, _ = steps.components(self._ahead_H, ahead_W)
+            lead = step
+            steps.leap(self._ahead_H, W)
+            ahead_W = (W + lead * (W - self.W)).clamp_min(0)
+            H, _ = steps.components(self._ahead_H, ahead_W, told=False)
             left = steps.left(H, W)
         objective = float(left.sum() + steps.penalty(W.T).sum() + steps.penalty(H).sum())
         if objective <= self.curve[-1]:
@@ -265,4 +267,8 @@ class DivergenceFit(Fit):
         return ReweightedSweeps(cast(Blocks, X), H, self.rules, floor=self._floor, held=held, W=W)
 
     def _descend_bounded(self) -> None:
+        # A step on the components reads all rows.
+        pass
+
+    def _settle(self, challenger: Trained) -> None:
         pass

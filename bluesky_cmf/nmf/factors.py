@@ -15,7 +15,7 @@ from .results import scales
 from .rows import Rows
 from .updates import coordinate_descent, solve_rows, weight_errors
 
-__all__ = ["Factors", "Rules"]
+__all__ = ["Factors", "Rules", "free_weights", "spread"]
 
 _NONE_HELD = np.zeros((0, 0))
 #: Part of ‖X‖² below which an objective is summed over rows, and not taken from products.
@@ -34,8 +34,8 @@ class Rules:
         The loss: the beta-divergence, 2 for least squares.
     l1, l2 : float
         Penalty on both factors: l1 times the sum, l2 times half the sum of squares.
-    total : float
-        What the weights of a pattern add up to; NaN leaves it free.
+    total : float, optional
+        What the weights of a pattern add up to.
     scalable : tuple of int
         Free components whose scale says nothing: they are given maximum 1.
     holds_weights : bool
@@ -46,14 +46,19 @@ class Rules:
     beta: float = 2.0
     l1: float = 0.0
     l2: float = 0.0
-    total: float = math.nan
+    total: float | None = None
     scalable: tuple[int, ...] = ()
     holds_weights: bool = False
 
     @property
+    def total_or_nan(self) -> float:
+        """The total as kernels take it."""
+        return math.nan if self.total is None else self.total
+
+    @property
     def extrapolable(self) -> bool:
         """Whether the weights are asked nothing that coordinate descent does not keep to."""
-        return math.isnan(self.total) and not self.holds_weights
+        return self.total is None and not self.holds_weights
 
     @property
     def penalised(self) -> bool:
@@ -99,7 +104,7 @@ class Factors:
         self.G = self.H.new_zeros(K, K)
         self.A, self.B = H.new_zeros(K, K), torch.zeros_like(H)
         self.W, self.squared = Rows(K, device=device), Rows(1, device=device)
-        self.W_sum = 0.0
+        self._W_sum = self._squared_sum = 0.0
         self._free = np.array(rules.free, dtype=np.int64)
         self._kernels = kernels_for(device)
         if self._kernels is not None:
@@ -125,8 +130,9 @@ class Factors:
             cross, gram = (self.B * self.H).sum(), (self.A * self.G).sum()
             objective = self.X.half_norm + float(0.5 * gram - cross)
         if objective < _EXACT_BELOW * self.X.half_norm:
-            # For patterns that are explained to rounding, products would leave nothing of this.
-            objective = 0.5 * float(self.squared.tensor().sum())
+            # Of patterns that are explained to rounding, products would leave nothing: the sum of
+            # the residuals does, each as of the last solve of its row.
+            objective = 0.5 * max(0.0, self._squared_sum)
         return objective + self.penalty
 
     @property
@@ -134,7 +140,7 @@ class Factors:
         """What the penalty adds to the objective."""
         if not self.rules.penalised:
             return 0.0
-        return self.rules.penalty(self.W_sum, float(self.H.sum()), self.A, self.G)
+        return self.rules.penalty(self._W_sum, float(self.H.sum()), self.A, self.G)
 
     def follow(self, most: int | None = None) -> int:
         """Take in rows of X that are new, with exact weights; give the number of the first."""
@@ -154,7 +160,7 @@ class Factors:
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": self.B,
-            "value": self.H.new_tensor([self.W_sum]),
+            "value": self.H.new_tensor([self._W_sum, self._squared_sum]),
         }
         return {key: np.array(tensor.cpu().numpy()) for key, tensor in tensors.items()}
 
@@ -168,7 +174,7 @@ class Factors:
         self._follow_components()
         self.W.replace(masters["weights"])
         self.squared.replace(masters["squared"])
-        self.W_sum = float(masters["value"][0])
+        self._W_sum, self._squared_sum = masters["value"].tolist()
 
     def resolve(self, start: int, stop: int) -> None:
         """Solve for the weights of rows anew, exactly, given H."""
@@ -204,10 +210,9 @@ class Factors:
 
     def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
         """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
-        # With one point for each weight nothing is left to take the noise from.
-        spare = (self.X.n_features - (W > 0).sum(1)).to(W.dtype)
-        variance = torch.where(spare > 0, squared / spare.clamp_min(1), math.nan)
-        return weight_errors(W, self.G, variance)
+        free = free_weights(W, self.held, start)
+        variance = spread(squared, free, self.X.n_features)
+        return weight_errors(free, self.G, variance, add_up=self.rules.total is not None)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""
@@ -239,20 +244,22 @@ class Factors:
     def _resolve_fused(self, rows: np.ndarray, start: int, stop: int) -> None:
         H, G, A, B = self._arrays
         rules = self.rules
-        self.W_sum += self._kernels.resolve(  # type: ignore[union-attr]
+        gained, left = self._kernels.resolve(  # type: ignore[union-attr]
             rows,
             self.X.norms_array[start:stop],
             H,
             G,
             rules.l1,
             rules.l2,
-            rules.total,
+            rules.total_or_nan,
             _NONE_HELD if self.held is None else self.held.array(start, stop),
             self.W.array(start, stop),
             self.squared.array(start, stop)[:, 0],
             A,
             B,
         )
+        self._W_sum += gained
+        self._squared_sum += left
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:
         W, squared = self.W.view(start, stop), self.squared.view(start, stop)[:, 0]
@@ -260,12 +267,28 @@ class Factors:
         norms, rules = self.X.norms[start:stop], self.rules
         X = rows.to(torch.float64)
         C = X @ self.H.T
-        new = solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total, held=held)
-        self.W_sum += float((new - W).sum())
+        new = solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
+        self._W_sum += float((new - W).sum())
         self.A += new.T @ new - W.T @ W
         self.B += (new - W).T @ X
-        squared[:] = _squared(X, new, self.H, C, self.G, norms)
+        left = _squared(X, new, self.H, C, self.G, norms)
+        self._squared_sum += float((left - squared).sum())
+        squared[:] = left
         W[:] = new
+
+
+def free_weights(W: torch.Tensor, held: Rows | None, start: int) -> torch.Tensor:
+    """Give weights (M, K) of rows from ``start`` on with zeros where they are held."""
+    if held is None:
+        return W
+    return torch.where(held.tensor(start, start + len(W)).isnan(), W, 0.0)
+
+
+def spread(total: torch.Tensor, free: torch.Tensor, n_features: int) -> torch.Tensor:
+    """Divide sums over points (M,) by the points that are left beside the free weights (M, K)."""
+    # With one point for each weight nothing is left to take the noise from.
+    spare = (n_features - (free > 0).sum(1)).to(total.dtype)
+    return torch.where(spare > 0, total / spare.clamp_min(1), math.nan)
 
 
 def _squared(

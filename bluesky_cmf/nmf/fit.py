@@ -22,8 +22,8 @@ _WINDOW_WORK = 800_000
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
 
-#: Sweeps by which starts are told apart, and how many of the starts go on.
-TRIAL_SWEEPS, FINALISTS = 30, 3
+#: How many of the starts go on.
+FINALISTS = 3
 #: How much worse than the fit that stands a start may be after its trial and still be followed.
 _PROMISING = 1.1
 #: Most sweeps of a converged refit, and the relative decrease over 20 sweeps that ends it; that
@@ -32,8 +32,8 @@ MAX_SWEEPS, TOL, _EVENT_TOL = 2000, 1e-5, 1e-4
 #: What a start that depends on the history must win by: within this the data's own start is
 #: taken, so that the end does not depend on timing.
 MARGIN = 2e-4
-#: Rows on which starts are tried, where there are many, and multiply-adds of one step of a search.
-SAMPLE, STEP_WORK = 512, 600_000
+#: Multiply-adds of one step of a search.
+STEP_WORK = 600_000
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -109,7 +109,7 @@ class Fit:
 
     Attributes
     ----------
-    factors : Factors
+    factors : Trained
         The fit that stands.
     settled : bool
         Whether the search has come to its end for the rows so far.
@@ -119,6 +119,8 @@ class Fit:
     all_rows, rounds = 3_000_000, 2
     #: Coordinate-descent passes over the components at an event: with all rows, with some.
     passes = (8, 2)
+    #: Rows on which starts are tried, where there are many, and sweeps that tell them apart.
+    sample, trial_sweeps = 512, 30
 
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
@@ -182,7 +184,7 @@ class Fit:
             self._descend_bounded()
             self._revise(max(1, _WINDOW_WORK // work))
             factors.resolve(first, n)
-        if self.sampled and self._alarm.raised(n, factors.left(first, n)):
+        if first < n and self.sampled and self._alarm.raised(n, factors.left(first, n)):
             self._search_on()
         return few
 
@@ -254,7 +256,7 @@ class Fit:
             if deadline.passed:
                 break
             trial = self._begin(start)
-            trial.descend(max_sweeps=TRIAL_SWEEPS, tol=0.0, deadline=deadline)
+            trial.descend(max_sweeps=self.trial_sweeps, tol=0.0, deadline=deadline)
             if best is None or trial.curve[-1] < best.curve[-1]:
                 best = trial
         if best is None or best.curve[-1] > _PROMISING * own.objective:
@@ -268,15 +270,15 @@ class Fit:
             n, before = len(self.factors), self.objective
             data, held = yield from self._sample_steps(n)
             own = self._sweeps(data, self.factors.H, held=held)
-            yield from _sweep_steps(own)
+            yield from _sweep_steps(own, self.trial_sweeps)
             yield from self._challenge(own.H)
             best = own
             for start in data_seeds(data, self.factors.H, self.rules.free, seed=self.seed):
                 trial = self._sweeps(data, start, held=held)
-                yield from _sweep_steps(trial)
+                yield from _sweep_steps(trial, self.trial_sweeps)
                 best = min(best, trial, key=lambda state: state.curve[-1])
             if best.curve[-1] < (1 - MARGIN) * own.curve[-1]:
-                yield from _sweep_steps(best)
+                yield from _sweep_steps(best, self.trial_sweeps)
                 yield from self._challenge(best.H)
             self.settled = n == len(self.X) and self.objective >= (1 - MARGIN) * before
             # The standard is set by what was searched: what has come since may be unexplained.
@@ -285,9 +287,11 @@ class Fit:
 
     def _sample_steps(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
         """Copy some rows: at even distances, and those that are explained worst."""
-        even = torch.linspace(0, n - 1, SAMPLE).long()
+        even = torch.linspace(0, n - 1, self.sample).long()
         left = relative(self.factors.squared.tensor(0, n)[:, 0], self.X.norms[:n])
-        rows = torch.unique(torch.cat([even[::2], left.topk(min(n, SAMPLE // 2)).indices]))
+        rows = torch.unique(
+            torch.cat([even[::2], left.topk(min(n, self.sample // 2)).indices.cpu()])
+        )
         sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         for part in rows.split(max(1, STEP_WORK // (8 * self.X.n_features))):
             sample.append(torch.stack([self.X.row(row) for row in part.tolist()]))
@@ -330,7 +334,7 @@ class Fit:
         starts = data_seeds(self.X, H, self.rules.free, seed=self.seed)
         trials = [self._begin(start) for start in starts]
         for trial in trials:
-            trial.descend(max_sweeps=TRIAL_SWEEPS, tol=0.0)
+            trial.descend(max_sweeps=self.trial_sweeps, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
         ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
         best = min(ends, key=lambda end: end.objective)
@@ -362,8 +366,8 @@ class Fit:
         return True
 
 
-def _sweep_steps(state: Sweeps) -> Steps:
+def _sweep_steps(state: Sweeps, count: int) -> Steps:
     """Sweep, one by one."""
-    for _ in range(TRIAL_SWEEPS):
+    for _ in range(count):
         state.sweep(1)
         yield None

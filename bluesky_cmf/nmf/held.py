@@ -22,23 +22,21 @@ class HeldWeights:
         Names of the K components.
     device : torch.device
         Where the table is.
-
-    Attributes
-    ----------
-    used : bool
-        Whether any weight is held.
     """
 
     def __init__(self, names: Sequence[str], *, device: torch.device) -> None:
         self._device = device
         self._columns = dict.fromkeys(names, math.nan)
         self._table: Rows | None = None
-        self.used = False
+        self._scaling: set[str] = set()
+
+    @property
+    def used(self) -> bool:
+        """Whether any weight is held."""
+        return self._table is not None
 
     def append(self, first: int, count: int, weights: npt.ArrayLike | None) -> None:
         """Follow patterns from number ``first`` on, with the weights that are held for them."""
-        if weights is None and not self.used:
-            return
         K = len(self._columns)
         values = np.full(K, math.nan) if weights is None else _checked(weights)
         if values.shape not in ((K,), (count, K)):
@@ -46,16 +44,20 @@ class HeldWeights:
                 f"weights: expected {K} weights a pattern, (K,) or ({count}, K), NaN where free, "
                 f"got shape {values.shape}"
             )
-        table = self.rows(first)
-        table.extend(count)
+        if self._table is None and np.isnan(values).all():
+            return
+        if self._table is None:
+            self._table = self._filled(self._free(first))
+        self._table.extend(count)
         values = np.where(np.isnan(values), list(self._columns.values()), values)
         held = torch.from_numpy(np.broadcast_to(values, (count, K)).copy())
         begin = first
         while begin < first + count:
-            end = table.bound(begin, first + count)
-            table.view(begin, end)[:] = held[begin - first : end - first]
+            end = self._table.bound(begin, first + count)
+            self._table.view(begin, end)[:] = held[begin - first : end - first]
             begin = end
-        self.used = self.used or not np.isnan(values).all()
+        positive: list[bool] = np.any(np.atleast_2d(values) > 0, axis=0).tolist()
+        self._scaling |= {name for name, says in zip(self._columns, positive, strict=True) if says}
 
     def fix(self, name: str, weights: npt.ArrayLike, n_patterns: int) -> None:
         """Hold a component's column: at one number, or at one for each pattern so far."""
@@ -77,60 +79,57 @@ class HeldWeights:
         if self._table is not None:
             values = self._table.tensor()
             free = values.new_full((len(values), 1), math.nan)
-            self._table = self._filled(torch.cat([values, free], 1))
+            self._put(torch.cat([values, free], 1))
 
     def remove(self, name: str) -> None:
         """Follow a component that is removed."""
-        if self._table is not None:
-            values, k = self._table.tensor(), self._place(name)
-            self._table = self._filled(torch.cat([values[:, :k], values[:, k + 1 :]], 1))
+        k = self._place(name)
         del self._columns[name]
-        self._look()
+        if self._table is not None:
+            values = self._table.tensor()
+            self._put(torch.cat([values[:, :k], values[:, k + 1 :]], 1))
 
-    def rows(self, n_patterns: int) -> Rows:
+    def rows(self) -> Rows | None:
         """Give the table, (N, K) with NaN where weights are free; it grows with `append`."""
-        if self._table is None:
-            columns = torch.tensor(list(self._columns.values()), dtype=torch.float64)
-            self._table = self._filled(columns.expand(n_patterns, len(columns)))
         return self._table
 
     def scale(self, name: str) -> bool:
         """Whether a weight of this component is held that says what its scale is."""
-        if not self.used:
-            return False
-        column = 0.0 if self._table is None else self._table.tensor()[:, self._place(name)]
-        return self._columns[name] > 0 or bool((torch.as_tensor(column) > 0).any())
+        return name in self._scaling
 
     def state(self, n_patterns: int) -> dict[str, npt.NDArray[np.float64]]:
         """Give what is held, as plain arrays: (N, K) and (K,)."""
-        values = self.rows(n_patterns).tensor().cpu().numpy()
-        return {"held_weights": values, "held_columns": np.array(list(self._columns.values()))}
+        values = self._free(n_patterns) if self._table is None else self._table.tensor()
+        columns = np.array(list(self._columns.values()))
+        return {"held_weights": values.cpu().numpy(), "held_columns": columns}
 
     def restore(self, values: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]) -> None:
         """Take what `state` gave."""
         self._columns = dict(zip(self._columns, columns.tolist(), strict=True))
-        self._table = self._filled(torch.from_numpy(np.array(values, dtype=float)))
-        self._look()
+        self._put(torch.from_numpy(np.array(values, dtype=float)))
 
     def _write(self, name: str, values: npt.NDArray[np.float64], n_patterns: int) -> None:
-        table = self.rows(n_patterns).tensor()
-        table[:, self._place(name)] = torch.from_numpy(np.broadcast_to(values, n_patterns).copy())
         self._columns[name] = float(values) if values.ndim == 0 else math.nan
-        self._table = self._filled(table)
-        self._look()
+        table = self._free(n_patterns) if self._table is None else self._table.tensor()
+        table[:, self._place(name)] = torch.from_numpy(np.broadcast_to(values, n_patterns).copy())
+        self._put(table)
+
+    def _put(self, values: torch.Tensor) -> None:
+        """Take a table; one in which nothing is held is dropped."""
+        columns = torch.tensor(list(self._columns.values()), dtype=torch.float64)
+        held = torch.cat([values.cpu(), columns[None]])
+        says = (held > 0).any(0).tolist()
+        self._scaling = {name for name, each in zip(self._columns, says, strict=True) if each}
+        self._table = None if bool(held.isnan().all()) else self._filled(values)
+
+    def _free(self, n_patterns: int) -> torch.Tensor:
+        shape = (n_patterns, len(self._columns))
+        return torch.full(shape, math.nan, dtype=torch.float64, device=self._device)
 
     def _filled(self, values: torch.Tensor) -> Rows:
         table = Rows(values.shape[1], device=self._device)
         table.replace(values)
         return table
-
-    def _look(self) -> None:
-        """See whether anything is held still; an empty table is dropped."""
-        table = None if self._table is None else self._table.tensor()
-        held = table is not None and not bool(table.isnan().all())
-        self.used = held or not all(map(math.isnan, self._columns.values()))
-        if not self.used:
-            self._table = None
 
     def _place(self, name: str) -> int:
         return list(self._columns).index(name)

@@ -7,7 +7,7 @@ import torch
 from .blocks import Blocks
 from .compressed import Compressed, compress, directions, pays
 from .factors import Factors, Rules
-from .fit import FINALISTS, MARGIN, MAX_SWEEPS, SAMPLE, TOL, TRIAL_SWEEPS, Fit
+from .fit import FINALISTS, MARGIN, MAX_SWEEPS, TOL, Fit
 from .graphed import GraphedEvent
 from .rows import Rows
 from .seeds import data_seeds
@@ -38,13 +38,15 @@ class LeastSquares(Fit):
     ) -> None:
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
-        self._by_graph = False
+        self._by_graph = self._shaped = False
 
     def follow(self) -> bool:
         """Take new rows in at a bounded cost; tell whether all weights are exact then."""
         self._by_graph = self._graphable
         if not self._by_graph:
-            return super().follow()
+            exact = super().follow()
+            self._shaped = uses_graphs(self.X.device) and not self.factors.shapeless()
+            return exact
         self.settled = False
         if self._graphed is None or self._graphed.factors is not self.factors:
             self._graphed = GraphedEvent(self.factors, self._window)
@@ -52,9 +54,9 @@ class LeastSquares(Fit):
         start = self._cursor if self._cursor + self._window <= n else 0
         self._cursor = start + self._window
         self._graphed(start)
-        # A look waits for the device.
-        if n % self._look_every == 0 and self._alarm.raised(n + 1, self.factors.left(n, n + 1)):
-            self._search_on()
+        # A look waits for the device. With the alarm on, events go the other way and search.
+        if n % self._look_every == 0 and self.sampled:
+            self._alarm.raised(n + 1, self.factors.left(n, n + 1))
         return False
 
     @property
@@ -73,6 +75,8 @@ class LeastSquares(Fit):
             uses_graphs(self.X.device)
             and rules.extrapolable
             and not rules.penalised
+            and self._shaped
+            and not self._alarm.on
             and len(factors) > self._window
             and len(self.X) == len(factors) + 1
         )
@@ -101,9 +105,9 @@ class LeastSquares(Fit):
         if not (self.sampled and self.rules.extrapolable and pays(self.X)):
             return super()._converge()
         data = self._all_compressed()
-        sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, SAMPLE).long()))
+        sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
         starts = data_seeds(sample, self.factors.H, self.rules.free, seed=self.seed)
-        trials = [self._end(sample, start, sweeps=TRIAL_SWEEPS) for start in starts]
+        trials = [self._end(sample, start, sweeps=self.trial_sweeps) for start in starts]
         trials.sort(key=lambda trial: trial.objective)
         finals = [self._end(sample, trial.H, sweeps=_FINAL_SWEEPS) for trial in trials[:FINALISTS]]
         best = self._end(data, min(finals, key=lambda final: final.objective).H)

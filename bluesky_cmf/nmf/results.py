@@ -113,8 +113,9 @@ def scales(H: torch.Tensor, scalable: Sequence[int]) -> torch.Tensor:
 
 
 def relative(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Divide, with 0/0 = 0: an empty pattern is explained by nothing."""
-    return torch.where(whole > 0, part / whole.clamp_min(torch.finfo(whole.dtype).tiny), part)
+    """Divide, with 0/0 = 0: an empty pattern is explained by nothing, and by that alone."""
+    empty = torch.where(part > 0, torch.inf, 0.0)
+    return torch.where(whole > 0, part / whole.clamp_min(torch.finfo(whole.dtype).tiny), empty)
 
 
 def _frozen(tensor: torch.Tensor) -> Array:

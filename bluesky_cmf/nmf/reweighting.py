@@ -25,7 +25,7 @@ _NONE_HELD = np.zeros((0, 0))
 
 
 class Floor:
-    """What stands for zero in a reconstruction, beside the first data that are not zero.
+    """What stands for zero in a reconstruction, beside the first pattern that is not zero.
 
     It is the same for all factors that are compared with each other.
     """
@@ -37,8 +37,10 @@ class Floor:
         """Give the floor; it stays what it was when there were data first."""
         if not self.value:
             for _, rows in X.chunks():
-                if bool(rows.any()):
-                    self.value = zero_floor(rows)
+                alive = rows.any(1).nonzero()
+                if len(alive):
+                    # One row, so that it does not matter in which portions rows have come.
+                    self.value = zero_floor(rows[alive[0, 0]])
                     return self.value
         return self.value or zero_floor(torch.zeros(1))
 
@@ -58,7 +60,7 @@ class HalfSteps:
 
     def __init__(self, X: Blocks, rules: Rules, floor: Floor) -> None:
         self.X, self.rules, self._floor = X, rules, floor
-        self._kernels = kernels_for(X.device, loss="divergence")
+        self._kernels = kernels_for(X.device, beta=1.0)
         self._free = np.array(rules.free, dtype=np.int64)
 
     @property
@@ -101,7 +103,7 @@ class HalfSteps:
                     self.floor,
                     self.rules.l1,
                     self.rules.l2,
-                    self.rules.total,
+                    self.rules.total_or_nan,
                     _NONE_HELD if kept is None else kept.numpy(),
                     steps,
                     W[part].numpy(),
@@ -112,17 +114,33 @@ class HalfSteps:
             before, after = before + sums[0], after + sums[1]
         return fit, before, after
 
-    def components(self, H: torch.Tensor, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def leap(self, H: torch.Tensor, W: torch.Tensor) -> None:
+        """Take one step on the weights W (N, K) of all rows, in place, wherever it leads."""
+        for first, piece in self.X.pieces():
+            part = slice(first, first + len(piece))
+            if self._kernels is None:
+                X = piece.double()
+                U, G = self.curvature(H, (W[part] @ H).clamp_min(self.floor))
+                C = (U * self._raised(X)) @ H.T
+                W[part] = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
+                continue
+            rules = self.rules
+            scalars = rules.beta, self.floor, rules.l1, rules.l2
+            self._kernels.leap(piece.numpy(), H.numpy(), *scalars, W[part].numpy())
+
+    def components(
+        self, H: torch.Tensor, W: torch.Tensor, *, told: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step on the free components, given W (N, K).
 
         Returns
         -------
         H : Tensor (K, F)
         left : Tensor (F,)
-            Divergence of each column before the step.
+            Divergence of each column before the step, where it is to be ``told``.
         """
         n, F, rules = len(self.rules.free), self.X.n_features, self.rules
-        G, C, left = H.new_zeros(n, n, F), H.new_zeros(n, F), H.new_zeros(F)
+        G, C, left = H.new_zeros(n, n, F), H.new_zeros(n, F), H.new_zeros(F if told else 0)
         H = H.clone()
         for first, piece in self.X.pieces():
             weights = W[first : first + len(piece)].contiguous()
@@ -202,9 +220,11 @@ class HalfSteps:
     # --- the same in torch -----------------------------------------------------------------
 
     def _diverge(self, X: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-        beta = self.rules.beta
-        X = X.clamp_min(self.floor) if beta <= 0 else X
-        return elementwise(X, V, beta).clamp_min(0)
+        return elementwise(self._raised(X), V, self.rules.beta).clamp_min(0)
+
+    def _raised(self, X: torch.Tensor) -> torch.Tensor:
+        """Raise intensities to the floor where zero has no finite divergence."""
+        return X.clamp_min(self.floor) if self.rules.beta <= 0 else X
 
     def _rows(
         self,
@@ -216,18 +236,18 @@ class HalfSteps:
         fit: torch.Tensor,
     ) -> tuple[float, float]:
         rules = self.rules
-        raised = X.clamp_min(self.floor) if rules.beta <= 0 else X
+        raised = self._raised(X)
         if held is not None:
             W[:] = torch.where(held.isnan(), W, held)
         found = self._row_values(X, W, H)
         before = float(found.sum())
         # Weights that do not add up to their total are no place to compare with.
-        anything = (W.sum(1) - rules.total).abs() > 1e-9 * rules.total
+        anything = (W.sum(1) - rules.total_or_nan).abs() > 1e-9 * rules.total_or_nan
         todo = torch.ones_like(anything)
         for _ in range(steps):
             U, G = self.curvature(H, (W @ H).clamp_min(self.floor))
             C = (U * raised) @ H.T
-            Z = solve_rows(C, G, l1=rules.l1, l2=rules.l2, total=rules.total, held=held)
+            Z = solve_rows(C, G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
             length = torch.where(todo, 1.0, 0.0).to(W.dtype)
             for _trial in range(_TRIALS):
                 trial = W + length[:, None] * (Z - W)
@@ -262,9 +282,10 @@ class HalfSteps:
         kept = W.clone()
         kept[:, free] = 0.0
         V = (W @ H).clamp_min(self.floor)
-        left += self._diverge(X, V).sum(0)
+        if len(left):
+            left += self._diverge(X, V).sum(0)
         U = V.pow(self.rules.beta - 2)
-        rest = (X.clamp_min(self.floor) if self.rules.beta <= 0 else X) - kept @ H
+        rest = self._raised(X) - kept @ H
         C += W[:, free].T @ (U * rest)
         pairs = W[:, free, None] * W[:, None, free]
         G += torch.einsum("nab,nf->abf", pairs, U)
@@ -279,5 +300,6 @@ class HalfSteps:
                         step = step - G[a, b] * H[m]
                 curvature = G[a, a] + rules.l2
                 # A component that meets no weight has nothing to follow.
-                moves = curvature > _RIDGE
-                H[k] = torch.where(moves, (step / curvature.clamp_min(_RIDGE)).clamp_min(0), H[k])
+                moves = curvature > _RIDGE * curvature.max()
+                safe = torch.where(moves, curvature, 1.0)
+                H[k] = torch.where(moves, (step / safe).clamp_min(0), H[k])

@@ -29,7 +29,7 @@ class Frozen:
 
 
 class Rows:
-    """N rows of ``width`` float64 numbers, or flags, that can be appended to and changed in place.
+    """N rows of ``width`` float64 numbers that can be appended to and changed in place.
 
     Parameters
     ----------
@@ -37,14 +37,10 @@ class Rows:
         Numbers in a row.
     device : torch.device
         Where they are.
-    dtype : torch.dtype, optional
-        float64, or bool.
     """
 
-    def __init__(
-        self, width: int, *, device: torch.device, dtype: torch.dtype = torch.float64
-    ) -> None:
-        self._empty = torch.zeros(0, width, dtype=dtype, device=device)
+    def __init__(self, width: int, *, device: torch.device) -> None:
+        self._empty = torch.zeros(0, width, dtype=torch.float64, device=device)
         self._blocks: list[torch.Tensor] = []
         self._arrays: list[np.ndarray] = []
         self._shared: list[bool] = []

@@ -1,6 +1,5 @@
 """A factorization that grows: append a pattern, refit from where it stood, change constraints."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -201,10 +200,11 @@ class StreamingNMF:
         )
         self._held.append(len(self._X), len(rows), weights)
         self._X.append(rows)
-        self._rebuild |= self._held.used and self._fit.held is None
-        # Weights that are held may say what the scale of a component is.
-        self._rebuild |= weights is not None
         self._changed = True
+        if self._held.used and not self._rebuild and self._rules() != self._fit.rules:
+            # Weights are held now, or say what the scale of a component is.
+            self._keep_shapes()
+            self._rebuild = True
 
     def refit(self, converge: bool = False) -> FitResult:
         """Refit all patterns, from where the last refit stood.
@@ -230,15 +230,16 @@ class StreamingNMF:
         if self._rebuild:
             self._fit, self._rebuild = self._engine(), False
         self._exact = self._fit.follow()
-        converged = not self._components.free
+        converged, objective = not self._components.free, self._fit.latest_objective
         if converge:
             converged, self._exact = self._fit.converge(), True
+            objective = self._fit.objective
         self._changed = False
-        return self._publish(started, converged=converged)
+        return self._publish(started, objective, converged=converged)
 
     @property
     def settled(self) -> bool:
-        """Whether `improve` has come to its end for the patterns so far."""
+        """Whether `improve` has come to its end, or to that of its budget where they are few."""
         return not self._changed and (not self._components.free or self._fit.settled)
 
     def improve(self, budget: float, *, interrupted: Callable[[], bool] | None = None) -> bool:
@@ -266,8 +267,8 @@ class StreamingNMF:
             self.refit()
         found = self._fit.improve(Deadline(started + budget, interrupted))
         if found:
-            self._exact = True
-            self._publish(started, converged=False)
+            self._exact = not self._fit.sampled
+            self._publish(started, self._fit.objective, converged=False)
         return found
 
     def refresh(self) -> FitResult:
@@ -284,7 +285,7 @@ class StreamingNMF:
             return result
         self._fit.refresh()
         self._exact = True
-        return self._publish(started, converged=False)
+        return self._publish(started, self._fit.objective, converged=False)
 
     def rows(self, start: int = 0, stop: int | None = None) -> RowFit:
         """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit."""
@@ -449,6 +450,7 @@ class StreamingNMF:
             "patterns": (N, F),
             "components": (K, F),
             "weights": (min(M, N), K),
+            **_statistics_shapes(beta_of(arrays["loss"].item()), K, F),
             "squared": (min(M, N), 1),
             "names": (K,),
             "fixed": (K,),
@@ -486,7 +488,7 @@ class StreamingNMF:
 
     def _engine(self) -> Fit:
         """Build what fits, from the components as they are."""
-        held = self._held.rows(len(self._X)) if self._held.used else None
+        held = self._held.rows()
         fit = LeastSquares if self._beta == 2 else DivergenceFit
         return fit(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
 
@@ -499,7 +501,7 @@ class StreamingNMF:
             beta=self._beta,
             l1=self.alpha * self.l1_ratio,
             l2=self.alpha * (1 - self.l1_ratio),
-            total=1.0 if self.sum_to_one else math.nan,
+            total=1.0 if self.sum_to_one else None,
             scalable=tuple(scalable),
             holds_weights=self._held.used,
         )
@@ -515,13 +517,15 @@ class StreamingNMF:
         """Note where the fit has brought the components, before constraints change."""
         self._components.H = self._shapes()
 
-    def _publish(self, started: float, *, converged: bool) -> FitResult:
+    def _publish(
+        self, started: float, objective: float | torch.Tensor, *, converged: bool
+    ) -> FitResult:
         factors = self._fit.factors
         H = factors.H
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            _objective=self._fit.latest_objective,
+            _objective=objective,
             n_patterns=len(self._X),
             converged=converged,
             seconds=time.perf_counter() - started,
@@ -557,6 +561,13 @@ class StreamingNMF:
             sums.append(torch.stack(each, 1))
         squared, over, total = torch.cat(sums).unbind(1)
         return squared, over, total
+
+
+def _statistics_shapes(beta: float, K: int, F: int) -> dict[str, tuple[int, ...]]:
+    """Tell what a state holds beside factors: WᵀW, WᵀX and sums for least squares, else a sum."""
+    if beta == 2:
+        return {"gram": (K, K), "cross": (K, F), "value": (2,)}
+    return {"gram": (K, 0), "cross": (K, 0), "value": (1,)}
 
 
 def _on_device(values: object) -> bool:

@@ -157,7 +157,7 @@ def converged(options: argparse.Namespace) -> None:
 def counts(options: argparse.Namespace) -> None:
     """Kullback-Leibler: time to the objective of a thousand multiplicative iterations."""
     X = ramp()[1]
-    warm_up(loss="kullback-leibler")
+    warm_up(beta=1.0)
     seconds, target = next(roads.multiplicative(X, K, 0, step=1000, beta=1.0))
     times, monotone = [], True
     for seed in range(options.seeds):

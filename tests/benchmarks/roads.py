@@ -4,6 +4,8 @@ All of them hold the first and the last pattern and look for the rest, but for s
 nmf-torch, which cannot hold components and so have an easier problem.
 """
 
+import contextlib
+import io
 import math
 import time
 import warnings
@@ -170,7 +172,8 @@ def nmf_torch(X: np.ndarray, K: int, seed: int) -> Curve:
     from nmf import run_nmf
 
     started = time.perf_counter()
-    _, H, _ = run_nmf(X, K, algo="hals", random_state=seed, n_jobs=1, tol=1e-6)
+    with contextlib.redirect_stdout(io.StringIO()):
+        _, H, _ = run_nmf(X, K, algo="hals", random_state=seed, n_jobs=1, tol=1e-6)
     yield time.perf_counter() - started, exact_objective(X, np.asarray(H))
 
 

@@ -17,16 +17,16 @@ def _cpu(name: str) -> ModuleType | None:
         return None
 
 
-def kernels_for(device: torch.device, *, loss: str | float = "frobenius") -> ModuleType | None:
-    """Give the kernels for a device and a loss; None: torch does the work."""
+def kernels_for(device: torch.device, *, beta: float = 2.0) -> ModuleType | None:
+    """Give the kernels for a device and a beta-divergence; None: torch does the work."""
     if device.type != "cpu":
         return None
-    return _cpu("cpu" if loss == "frobenius" else "divergence")
+    return _cpu("cpu" if beta == 2 else "divergence")
 
 
-def warm_up(*, loss: str | float = "frobenius") -> None:
+def warm_up(*, beta: float = 2.0) -> None:
     """Compile or load the CPU kernels: the first time takes seconds and holds the interpreter."""
-    for name in ("cpu",) if loss == "frobenius" else ("cpu", "divergence"):
+    for name in ("cpu",) if beta == 2 else ("cpu", "divergence"):
         kernels = _cpu(name)
         if kernels is not None:
             kernels.warm_up()

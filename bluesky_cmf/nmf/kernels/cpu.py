@@ -454,13 +454,14 @@ def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
 
     X (M, F), norms (M,), H (K, F), held (M, K) with NaN where weights are free, or without rows,
     W (M, K), squared (M,), A (K, K), B (K, F). ``total`` is what the weights of a row add up to,
-    NaN where that is free. Returns what the sum of the weights gains.
+    NaN where that is free. Returns what the sums of the weights and
+    of the squared residuals gain.
     """
     M, F = X.shape
     K = len(H)
     c, w, none_held = np.empty(K), np.empty(K), np.empty(0)
     C, change = np.empty((_ROWS, K)), np.empty((_ROWS, K))
-    gained = 0.0
+    gained = lost = 0.0
     for first in range(0, M, _ROWS):
         last = min(M, first + _ROWS)
         n = last - first
@@ -486,9 +487,10 @@ def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
                     for k in range(K):
                         value -= w[k] * H[k, j]
                     left += value * value
+            lost += left - squared[row]
             squared[row] = left
         add_transposed_times(X[first:last], change[:n], B)
-    return gained
+    return gained, lost
 
 
 @compiled

@@ -8,7 +8,7 @@ import numpy as np
 
 from .cpu import RIDGE, compiled, solve_weights
 
-__all__ = ["accumulate", "evaluate", "rows", "solve", "warm_up"]
+__all__ = ["accumulate", "evaluate", "leap", "rows", "solve", "warm_up"]
 
 #: Columns worked on at a time: what a step touches stays in the first-level cache.
 _COLUMNS = 512
@@ -51,6 +51,17 @@ def _logarithm(v, out):
 
 
 @compiled
+def _load(X, beta, floor, x):
+    """Read intensities as float64, raised to the floor where zero has no finite divergence."""
+    if beta > 0.0:
+        for j in range(len(X)):
+            x[j] = np.float64(X[j])
+    else:
+        for j in range(len(X)):
+            x[j] = max(np.float64(X[j]), floor)
+
+
+@compiled
 def _reconstruct(w, H, floor, v):
     """Write wH into v, raised to the floor."""
     n = len(v)
@@ -82,7 +93,7 @@ def _reweigh(v, beta, u):
 
 
 @compiled
-def _diverge(x, v, beta, floor, d, scratch):
+def _diverge(x, v, beta, d, scratch):
     """Give the beta-divergence of each element, `divergences.beta_divergence`, and the sum.
 
     x is float64, and raised to the floor where beta is not positive.
@@ -124,6 +135,54 @@ def _penalty(w, l1, l2):
 
 
 @compiled
+def _system(X, w, H, beta, floor, G, c):
+    """Add up the reweighted problem of one row, G (K, K) and c (K,), at its weights w."""
+    F, K = H.shape[1], len(H)
+    x, v, u = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    G[:], c[:] = 0.0, 0.0
+    for first in range(0, F, _COLUMNS):
+        last = min(F, first + _COLUMNS)
+        n = last - first
+        part = H[:, first:last]
+        _load(X[first:last], beta, floor, x)
+        _reconstruct(w, part, floor, v[:n])
+        _reweigh(v[:n], beta, u[:n])
+        for k in range(K):
+            h = part[k]
+            cross = 0.0
+            for j in range(n):
+                v[j] = u[j] * h[j]
+                cross += v[j] * x[j]
+            c[k] += cross
+            for m in range(k + 1):
+                product, other = 0.0, part[m]
+                for j in range(n):
+                    product += v[j] * other[j]
+                G[k, m] += product
+    for k in range(K):
+        for m in range(k):
+            G[m, k] = G[k, m]
+
+
+@compiled
+def _value(X, w, H, beta, floor):
+    """Sum the divergence and the squared residual of one row at its weights w."""
+    F = H.shape[1]
+    x, v = np.empty(_COLUMNS), np.empty(_COLUMNS)
+    d, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS)
+    left = squared = 0.0
+    for first in range(0, F, _COLUMNS):
+        last = min(F, first + _COLUMNS)
+        n = last - first
+        _load(X[first:last], beta, floor, x)
+        _reconstruct(w, H[:, first:last], floor, v[:n])
+        left += _diverge(x[:n], v[:n], beta, d[:n], scratch[:n])
+        for j in range(n):
+            squared += (np.float64(X[first + j]) - v[j]) ** 2
+    return left, squared
+
+
+@compiled
 def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
     """Take reweighted steps on the weights of some rows, in place; none raises the divergence.
 
@@ -132,74 +191,61 @@ def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
     ``left`` (M,) take squared residuals and divergences. Returns the sum of divergences and
     penalties before and after.
     """
-    M, F = X.shape
     K = len(H)
-    x, v, u, d = np.empty(F), np.empty(F), np.empty(F), np.empty(F)
-    new_v, scratch = np.empty(F), np.empty(F)
     G, c, z, w = np.empty((K, K)), np.empty(K), np.empty(K), np.empty(K)
     none_held = np.empty(0)
     before = after = 0.0
-    for i in range(M):
-        for j in range(F):
-            x[j] = np.float64(X[i, j])
-        if beta <= 0.0:
-            for j in range(F):
-                x[j] = max(x[j], floor)
+    for i in range(len(X)):
         here = held[i] if len(held) else none_held
         for k in range(len(here)):
             if not np.isnan(here[k]):
                 W[i, k] = here[k]
-        _reconstruct(W[i], H, floor, v)
-        found = _diverge(x, v, beta, floor, d, scratch) + _penalty(W[i], l1, l2)
+        left[i], squared[i] = _value(X[i], W[i], H, beta, floor)
+        found = left[i] + _penalty(W[i], l1, l2)
         before += found
         # Weights that do not add up to their total are no place to compare with.
         anything = not np.isnan(total) and abs(W[i].sum() - total) > 1e-9 * total
         for _ in range(steps):
-            _reweigh(v, beta, u)
-            for k in range(K):
-                h = H[k]
-                cross = 0.0
-                for j in range(F):
-                    new_v[j] = u[j] * h[j]
-                for j in range(F):
-                    cross += new_v[j] * x[j]
-                c[k] = cross
-                for m in range(k + 1):
-                    product, other = 0.0, H[m]
-                    for j in range(F):
-                        product += new_v[j] * other[j]
-                    G[k, m] = product
-                    G[m, k] = product
+            _system(X[i], W[i], H, beta, floor, G, c)
             solve_weights(G, c, l1, l2, total, here, z)
             length, lower = 1.0, False
             for _trial in range(_TRIALS):
                 for k in range(K):
                     w[k] = W[i, k] + length * (z[k] - W[i, k])
-                _reconstruct(w, H, floor, new_v)
-                value = _diverge(x, new_v, beta, floor, d, scratch) + _penalty(w, l1, l2)
+                new_left, new_squared = _value(X[i], w, H, beta, floor)
+                value = new_left + _penalty(w, l1, l2)
                 if value <= found or anything:
                     lower = True
                     break
                 length *= 0.25
             if not lower:
                 break
+            still = not anything and found - value <= _STILL * abs(found)
             anything = False
-            still = found - value <= _STILL * abs(found)
-            W[i], v[:], found = w, new_v, value
+            W[i], found, left[i], squared[i] = w, value, new_left, new_squared
             if still:
                 break
-        total_squared = 0.0
-        for j in range(F):
-            total_squared += (np.float64(X[i, j]) - v[j]) ** 2
-        squared[i] = total_squared
-        left[i] = found - _penalty(W[i], l1, l2)
         after += found
     return before, after
 
 
 @compiled
+def leap(X, H, beta, floor, l1, l2, W):
+    """Take one reweighted step on the weights (M, K) of some rows, wherever it leads."""
+    K = len(H)
+    G, c, z = np.empty((K, K)), np.empty(K), np.empty(K)
+    none_held = np.empty(0)
+    for i in range(len(X)):
+        _system(X[i], W[i], H, beta, floor, G, c)
+        solve_weights(G, c, l1, l2, np.nan, none_held, z)
+        W[i] = z
+
+
+@compiled
 def accumulate(X, W, H, free, beta, floor, G, C, left):
     """Add up what a reweighted step on the free components needs, and the divergence before.
+
+    Without elements in ``left`` the divergence is not asked for.
 
     X (N, F), W (N, K), H (K, F), G (n, n, F), C (n, F) with n free components, left (F,).
     """
@@ -216,18 +262,17 @@ def accumulate(X, W, H, free, beta, floor, G, C, left):
         size = last - first
         part = H[:, first:last]
         for i in range(N):
-            for j in range(size):
-                x[j] = np.float64(X[i, first + j])
-                if beta <= 0.0:
-                    x[j] = max(x[j], floor)
+            _load(X[i, first:last], beta, floor, x)
             for k in range(len(H)):
                 kept[k] = W[i, k] if others[k] else 0.0
             _reconstruct(kept, part, 0.0, rest[:size])
             _reconstruct(W[i], part, floor, v[:size])
-            _diverge(x[:size], v[:size], beta, floor, d[:size], scratch[:size])
             _reweigh(v[:size], beta, u[:size])
+            if len(left):
+                _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
+                for j in range(size):
+                    left[first + j] += d[j]
             for j in range(size):
-                left[first + j] += d[j]
                 rest[j] = x[j] - rest[j]
             for a in range(n):
                 weight = W[i, free[a]]
@@ -252,7 +297,12 @@ def solve(G, C, free, l1, l2, passes, H):
         for b in range(a):
             for j in range(F):
                 G[b, a, j] = G[a, b, j]
-    step = np.empty(F)
+    step, least = np.empty(F), np.empty(n)
+    for a in range(n):
+        largest = 0.0
+        for j in range(F):
+            largest = max(largest, G[a, a, j])
+        least[a] = RIDGE * (largest + l2)
     for _ in range(passes):
         for a in range(n):
             for j in range(F):
@@ -266,7 +316,8 @@ def solve(G, C, free, l1, l2, passes, H):
             for j in range(F):
                 # A component that meets no weight has nothing to follow.
                 curvature = G[a, a, j] + l2
-                h[j] = max(0.0, step[j] / curvature) if curvature > RIDGE else h[j]
+                if curvature > least[a]:
+                    h[j] = max(0.0, step[j] / curvature)
 
 
 @compiled
@@ -279,12 +330,9 @@ def evaluate(X, W, H, beta, floor, left):
         last = min(F, first + _COLUMNS)
         size = last - first
         for i in range(N):
-            for j in range(size):
-                x[j] = np.float64(X[i, first + j])
-                if beta <= 0.0:
-                    x[j] = max(x[j], floor)
+            _load(X[i, first:last], beta, floor, x)
             _reconstruct(W[i], H[:, first:last], floor, v[:size])
-            _diverge(x[:size], v[:size], beta, floor, d[:size], scratch[:size])
+            _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
             for j in range(size):
                 left[first + j] += d[j]
 
@@ -297,6 +345,7 @@ def warm_up() -> None:
         G, C, squared = np.zeros((1, 1, 3)), np.zeros((1, 3)), np.zeros(2)
         none = np.empty((0, 0))
         rows(X, H, 1.0, 0.0, 0.0, 0.0, np.nan, none, 1, W, squared, squared.copy())
+        leap(X, H, 1.0, 0.0, 0.0, 0.0, W)
         accumulate(X, W, H, free, 1.0, 0.0, G, C, left)
         solve(G, C, free, 0.0, 0.0, 1, H)
         evaluate(X, W, H, 1.0, 0.0, left)
