@@ -111,10 +111,11 @@ class LeastSquares(Fit):
         trials.sort(key=lambda trial: trial.objective)
         finals = [self._end(sample, trial.H, sweeps=_FINAL_SWEEPS) for trial in trials[:FINALISTS]]
         best = self._end(data, min(finals, key=lambda final: final.objective).H)
-        own = self._end(data, self.factors.H, W=self.factors.W.tensor())
-        if own.objective < (1 - MARGIN) * best.objective:
-            best = own
-        return self._polish(best.H)
+        # What the history has led to is followed only as far as it may win.
+        own = Extrapolation(data, self.factors.H, self.rules, W=self.factors.W.tensor())
+        own.descend(max_sweeps=2 * self.trial_sweeps, tol=_COMPRESSED_TOL)
+        ahead = own.curve[-1] < (1 - MARGIN) * best.objective
+        return self._polish(own.H if ahead else best.H)
 
     def _polish(self, H: torch.Tensor) -> bool:
         """Sweep on what is compressed around the fit, until the exact objective stays."""

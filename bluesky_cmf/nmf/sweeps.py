@@ -32,7 +32,7 @@ PASSES = (64, 2)
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
-LOST = 1e-9
+LOST = 1e-11
 #: Seconds between two looks at the deadline, as long as it is this far away.
 _LOOK = 0.005
 

@@ -62,13 +62,13 @@ def _load(X, beta, floor, x):
 
 
 @compiled
-def _reconstruct(w, H, floor, v):
-    """Write wH into v, raised to the floor."""
+def _reconstruct(w, H, first, floor, v):
+    """Write the part of wH from column ``first`` on into v, raised to the floor."""
     n = len(v)
     v[:] = 0.0
     for k in range(len(w)):
         if w[k] != 0.0:
-            weight, h = w[k], H[k]
+            weight, h = w[k], H[k, first : first + n]
             for j in range(n):
                 v[j] += weight * h[j]
     for j in range(n):
@@ -143,19 +143,18 @@ def _system(X, w, H, beta, floor, G, c):
     for first in range(0, F, _COLUMNS):
         last = min(F, first + _COLUMNS)
         n = last - first
-        part = H[:, first:last]
         _load(X[first:last], beta, floor, x)
-        _reconstruct(w, part, floor, v[:n])
+        _reconstruct(w, H, first, floor, v[:n])
         _reweigh(v[:n], beta, u[:n])
         for k in range(K):
-            h = part[k]
+            h = H[k, first:last]
             cross = 0.0
             for j in range(n):
                 v[j] = u[j] * h[j]
                 cross += v[j] * x[j]
             c[k] += cross
             for m in range(k + 1):
-                product, other = 0.0, part[m]
+                product, other = 0.0, H[m, first:last]
                 for j in range(n):
                     product += v[j] * other[j]
                 G[k, m] += product
@@ -175,7 +174,7 @@ def _value(X, w, H, beta, floor):
         last = min(F, first + _COLUMNS)
         n = last - first
         _load(X[first:last], beta, floor, x)
-        _reconstruct(w, H[:, first:last], floor, v[:n])
+        _reconstruct(w, H, first, floor, v[:n])
         left += _diverge(x[:n], v[:n], beta, d[:n], scratch[:n])
         for j in range(n):
             squared += (np.float64(X[first + j]) - v[j]) ** 2
@@ -260,13 +259,12 @@ def accumulate(X, W, H, free, beta, floor, G, C, left):
     for first in range(0, F, _COLUMNS):
         last = min(F, first + _COLUMNS)
         size = last - first
-        part = H[:, first:last]
         for i in range(N):
             _load(X[i, first:last], beta, floor, x)
             for k in range(len(H)):
                 kept[k] = W[i, k] if others[k] else 0.0
-            _reconstruct(kept, part, 0.0, rest[:size])
-            _reconstruct(W[i], part, floor, v[:size])
+            _reconstruct(kept, H, first, 0.0, rest[:size])
+            _reconstruct(W[i], H, first, floor, v[:size])
             _reweigh(v[:size], beta, u[:size])
             if len(left):
                 _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
@@ -331,7 +329,7 @@ def evaluate(X, W, H, beta, floor, left):
         size = last - first
         for i in range(N):
             _load(X[i, first:last], beta, floor, x)
-            _reconstruct(W[i], H[:, first:last], floor, v[:size])
+            _reconstruct(W[i], H, first, floor, v[:size])
             _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
             for j in range(size):
                 left[first + j] += d[j]
