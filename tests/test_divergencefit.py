@@ -15,10 +15,10 @@ from bluesky_cmf.nmf import blocks, fit
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.divergencefit import DivergenceFit, ReweightedSweeps
 from bluesky_cmf.nmf.divergences import beta_divergence
-from bluesky_cmf.nmf.factors import Rules
 from bluesky_cmf.nmf.models import NMF
 from bluesky_cmf.nmf.reweighting import Floor, HalfSteps
 from bluesky_cmf.nmf.rows import Rows
+from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.streaming import FitResult, StreamingNMF
 
 LOSSES = ["kullback-leibler", "itakura-saito", 0.5, 1.5, 3.0, -1.0]

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bluesky_cmf.nmf.blocks import Blocks
-from bluesky_cmf.nmf.factors import Factors, Rules
+from bluesky_cmf.nmf.factors import Factors
+from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.streaming import StreamingNMF
 
 CPU = torch.device("cpu")

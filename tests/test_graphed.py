@@ -11,8 +11,9 @@ import torch
 
 from bluesky_cmf.nmf import blocks, fit, leastsquares
 from bluesky_cmf.nmf.blocks import Blocks
-from bluesky_cmf.nmf.factors import Factors, Rules
+from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.graphed import GraphedEvent
+from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.streaming import StreamingNMF
 
 rng = np.random.default_rng(0)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bluesky_cmf.nmf import kernels, sweeps, updates
 from bluesky_cmf.nmf.blocks import Blocks
-from bluesky_cmf.nmf.factors import Factors, Rules
+from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.rows import Rows
+from bluesky_cmf.nmf.rules import Rules
 
 fused = kernels.kernels_for(torch.device("cpu"))
 pytestmark = pytest.mark.skipif(fused is None, reason="numba is not installed")

@@ -33,8 +33,8 @@ def test_rows_come_back_as_they_were_put(n: int) -> None:
 def test_rows_that_are_appended_are_zero_until_they_are_written() -> None:
     rows, values = filled(3)
     rows.extend(4)
-    assert rows.bound(3, 7) == 4
-    rows.view(4, 7)[:] = 5.0
+    assert list(rows.spans(3, 7)) == [(3, 4), (4, 7)]
+    rows.write(4, torch.full((3, 2), 5.0, dtype=torch.float64))
 
     np.testing.assert_array_equal(rows.tensor(0, 3), values)
     assert rows.tensor(3, 7).tolist() == [[0, 0], [5, 5], [5, 5], [5, 5]]

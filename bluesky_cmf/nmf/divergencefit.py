@@ -8,11 +8,11 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
-from .factors import Rules, free_weights, spread
-from .fit import Fit, Trained
-from .results import scales
+from .factorization import Factorization, free_weights, spread
+from .fit import Fit
 from .reweighting import Floor, HalfSteps
 from .rows import Rows
+from .rules import Rules
 from .sweeps import PACE, Data, Sweeps, exact_weights
 from .updates import nnls, weight_errors
 
@@ -22,26 +22,15 @@ __all__ = ["DivergenceFit", "Reweighted", "ReweightedSweeps"]
 _EXACT_STEPS, _SWEEP_STEPS = 20, 1
 
 
-class Reweighted:
-    """W (N, K) and H (K, F) for the rows of X so far, in float64, changed in place.
+class Reweighted(Factorization):
+    """Factors that lower the beta-divergence of X from WH.
 
     Parameters
     ----------
-    X : Blocks
-        The data; rows appended to it are taken in by `follow`.
-    H : Tensor (K, F)
-        Components to start from.
-    rules : Rules
-        What is asked of the factors.
+    X, H, rules, held
+        As those of `Factorization`.
     floor : Floor
         What stands for zero in a reconstruction.
-    held : Rows, optional
-        Weights that are held, (N, K), NaN where they are free.
-
-    Attributes
-    ----------
-    W, squared : Rows
-        Weights, and squared residuals as of the last solve of each row.
     """
 
     def __init__(
@@ -53,38 +42,15 @@ class Reweighted:
         floor: Floor,
         held: Rows | None = None,
     ) -> None:
-        self.X, self.rules, self.held = X, rules, held
-        self.H = H.clone(memory_format=torch.contiguous_format)
-        self.H /= self.scale[:, None]
-        self.W, self.squared = Rows(len(H), device=X.device), Rows(1, device=X.device)
-        self.steps, self._floor = HalfSteps(X, rules, floor), floor
+        super().__init__(X, H, rules, held=held)
+        self.steps = HalfSteps(X, rules, floor)
         # Divergences of the rows so far, and the penalty of their weights.
         self._value = 0.0
-
-    def __len__(self) -> int:
-        return len(self.W)
-
-    @property
-    def scale(self) -> torch.Tensor:
-        """What the components are to be divided by, and the weights multiplied, (K,)."""
-        return scales(self.H, self.rules.scalable)
 
     @property
     def objective(self) -> float:
         """The divergence and the penalty, for W and H as they are."""
         return self._value + float(self.steps.penalty(self.H).sum())
-
-    def follow(self, most: int | None = None) -> int:
-        """Take in rows of X that are new, with exact weights; give the number of the first."""
-        first = len(self.W)
-        stop = len(self.X) if most is None else min(len(self.X), first + most)
-        if stop > first:
-            self.W.extend(stop - first)
-            self.squared.extend(stop - first)
-            # Least squares is where to start from.
-            self._write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
-            self._resolve(first, stop, new=True)
-        return first
 
     def resolve(self, start: int, stop: int) -> None:
         """Solve for the weights of rows anew, given H."""
@@ -98,20 +64,6 @@ class Reweighted:
         H, left = self.steps.safe_components(self.H, W)
         self.H[:] = H
         self._value = float(left.sum() + self.steps.penalty(W.T).sum())
-
-    def shapeless(self) -> list[int]:
-        """Tell which free components hold nothing but zeros."""
-        largest = self.H.amax(1).tolist()
-        return [k for k in self.rules.free if largest[k] <= 0]
-
-    def reseed(self, k: int, pattern: torch.Tensor) -> None:
-        """Give a component another shape, (F,); weights stay until they are solved for."""
-        self.H[k] = pattern
-
-    def left(self, start: int, stop: int) -> float:
-        """How much of some rows is left unexplained, relatively, as of their last solve."""
-        squared = float(self.squared.tensor(start, stop).sum())
-        return squared / max(float(self.X.norms[start:stop].sum()), 1e-300)
 
     def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
         """Estimate standard errors of weights (M, K): those of the quasi-likelihood.
@@ -149,24 +101,19 @@ class Reweighted:
         self.squared.replace(torch.tensor(state["squared"], dtype=torch.float64))
         (self._value,) = state["value"].tolist()
 
-    def _resolve(self, start: int, stop: int, *, new: bool) -> None:
-        while start < stop:
-            bound = self.W.bound(start, stop)
-            held = None if self.held is None else self.held.view(start, bound)
-            W = self.W.view(start, bound)
-            fit, before, after = self.steps.rows(
-                self.H, W, first=start, held=held, steps=_EXACT_STEPS
-            )
-            self.squared.view(start, bound)[:] = fit[:, :1]
-            self._value += after if new else after - before
-            start = bound
+    def _take_in(self, first: int, stop: int) -> None:
+        # Least squares is where to start from.
+        self.W.write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
+        self._resolve(first, stop, new=True)
 
-    def _write(self, start: int, W: torch.Tensor) -> None:
-        stop, begin = start + len(W), start
-        while begin < stop:
-            bound = self.W.bound(begin, stop)
-            self.W.view(begin, bound)[:] = W[begin - start : bound - start]
-            begin = bound
+    def _resolve(self, start: int, stop: int, *, new: bool) -> None:
+        for begin, end in self.W.spans(start, stop):
+            held = None if self.held is None else self.held.view(begin, end)
+            fit, before, after = self.steps.rows(
+                self.H, self.W.view(begin, end), first=begin, held=held, steps=_EXACT_STEPS
+            )
+            self.squared.view(begin, end)[:] = fit[:, :1]
+            self._value += after if new else after - before
 
 
 class ReweightedSweeps(Sweeps):
@@ -270,5 +217,5 @@ class DivergenceFit(Fit):
         # A step on the components reads all rows.
         pass
 
-    def _settle(self, challenger: Trained) -> None:
+    def _settle(self, challenger: Factorization) -> None:
         pass

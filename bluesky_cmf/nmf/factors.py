@@ -1,8 +1,6 @@
 """The factors as they stand, with their sufficient statistics: what a bounded event works on."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,69 +8,21 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .factorization import Factorization, free_weights, spread
 from .kernels import kernels_for
-from .results import scales
 from .rows import Rows
+from .rules import Rules
 from .updates import coordinate_descent, solve_rows, weight_errors
 
-__all__ = ["Factors", "Rules", "free_weights", "spread"]
+__all__ = ["Factors"]
 
 _NONE_HELD = np.zeros((0, 0))
 #: Part of ‖X‖² below which an objective is summed over rows, and not taken from products.
 _EXACT_BELOW = 1e-8
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What factors keep to, beside being non-negative.
-
-    Parameters
-    ----------
-    free : tuple of int
-        Components that may change.
-    beta : float
-        The loss: the beta-divergence, 2 for least squares.
-    l1, l2 : float
-        Penalty on both factors: l1 times the sum, l2 times half the sum of squares.
-    total : float, optional
-        What the weights of a pattern add up to.
-    scalable : tuple of int
-        Free components whose scale says nothing: they are given maximum 1.
-    holds_weights : bool
-        Whether some weights are held.
-    """
-
-    free: tuple[int, ...]
-    beta: float = 2.0
-    l1: float = 0.0
-    l2: float = 0.0
-    total: float | None = None
-    scalable: tuple[int, ...] = ()
-    holds_weights: bool = False
-
-    @property
-    def total_or_nan(self) -> float:
-        """The total as kernels take it."""
-        return math.nan if self.total is None else self.total
-
-    @property
-    def extrapolable(self) -> bool:
-        """Whether the weights are asked nothing that coordinate descent does not keep to."""
-        return self.total is None and not self.holds_weights
-
-    @property
-    def penalised(self) -> bool:
-        """Whether there is a penalty."""
-        return self.l1 > 0 or self.l2 > 0
-
-    def penalty(self, W_sum: float, H_sum: float, A: torch.Tensor, G: torch.Tensor) -> float:
-        """Sum the penalty, from sums and Gram matrices of the factors."""
-        squares = float(A.diagonal().sum()) + float(G.diagonal().sum())
-        return self.l1 * (W_sum + H_sum) + 0.5 * self.l2 * squares
-
-
-class Factors:
-    """W (N, K) and H (K, F) for the rows of X so far, in float64, changed in place.
+class Factors(Factorization):
+    """Factors that lower ½‖X - WH‖², with their sufficient statistics.
 
     Parameters
     ----------
@@ -97,28 +47,17 @@ class Factors:
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, held: Rows | None = None
     ) -> None:
-        K, device = len(H), X.device
-        self.X, self.rules, self.held = X, rules, held
-        self.H = H.clone(memory_format=torch.contiguous_format)
-        self.H /= self.scale[:, None]
-        self.G = self.H.new_zeros(K, K)
-        self.A, self.B = H.new_zeros(K, K), torch.zeros_like(H)
-        self.W, self.squared = Rows(K, device=device), Rows(1, device=device)
+        super().__init__(X, H, rules, held=held)
+        K = len(H)
+        self.G, self.A = self.H.new_zeros(K, K), self.H.new_zeros(K, K)
+        self.B = torch.zeros_like(self.H)
         self._W_sum = self._squared_sum = 0.0
         self._free = np.array(rules.free, dtype=np.int64)
-        self._kernels = kernels_for(device)
+        self._kernels = kernels_for(X.device)
         if self._kernels is not None:
             # As kernels take them: the same memory, for none of these is ever replaced.
             self._arrays = self.H.numpy(), self.G.numpy(), self.A.numpy(), self.B.numpy()
         self._follow_components()
-
-    def __len__(self) -> int:
-        return len(self.W)
-
-    @property
-    def scale(self) -> torch.Tensor:
-        """What the components are to be divided by, and the weights multiplied, (K,)."""
-        return scales(self.H, self.rules.scalable)
 
     @property
     def objective(self) -> float:
@@ -141,16 +80,6 @@ class Factors:
         if not self.rules.penalised:
             return 0.0
         return self.rules.penalty(self._W_sum, float(self.H.sum()), self.A, self.G)
-
-    def follow(self, most: int | None = None) -> int:
-        """Take in rows of X that are new, with exact weights; give the number of the first."""
-        first = len(self.W)
-        stop = len(self.X) if most is None else min(len(self.X), first + most)
-        if stop > first:
-            self.W.extend(stop - first)
-            self.squared.extend(stop - first)
-            self.resolve(first, stop)
-        return first
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Give what is needed to go on later, as plain arrays."""
@@ -180,28 +109,12 @@ class Factors:
         """Solve for the weights of rows anew, exactly, given H."""
         if self._kernels is not None:
             for first, last, rows in self.X.arrays(start, stop):
-                begin = first
-                while begin < last:
-                    bound = self.W.bound(begin, last)
-                    self._resolve_fused(rows[begin - first : bound - first], begin, bound)
-                    begin = bound
+                for begin, end in self.W.spans(first, last):
+                    self._resolve_fused(rows[begin - first : end - first], begin, end)
             return
         for first, piece in self.X.pieces(start, stop):
-            begin, end = first, first + len(piece)
-            while begin < end:
-                bound = self.W.bound(begin, end)
-                self._resolve(piece[begin - first : bound - first], begin, bound)
-                begin = bound
-
-    def left(self, start: int, stop: int) -> float:
-        """How much of some rows is left unexplained, relatively, as of their last solve."""
-        squared, norms = 0.0, 1e-300
-        while start < stop:
-            bound = self.W.bound(start, stop)
-            squared += float(self.squared.view(start, bound).sum())
-            norms += float(self.X.norms[start:bound].sum())
-            start = bound
-        return squared / norms
+            for begin, end in self.W.spans(first, first + len(piece)):
+                self._resolve(piece[begin - first : end - first], begin, end)
 
     def shapeless(self) -> list[int]:
         """Tell which free components hold nothing but zeros."""
@@ -216,7 +129,7 @@ class Factors:
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""
-        self.H[k] = pattern
+        super().reseed(k, pattern)
         self._follow_components()
 
     def descend(self, passes: int) -> None:
@@ -233,6 +146,9 @@ class Factors:
             self.H, gram, self.B - rules.l1, free=rules.free, passes=passes
         )
         self.G[:] = self.H @ self.H.T
+
+    def _take_in(self, first: int, stop: int) -> None:
+        self.resolve(first, stop)
 
     def _follow_components(self) -> None:
         """Bring G up to H, in the same bits on every way that leads there."""
@@ -275,20 +191,6 @@ class Factors:
         self._squared_sum += float((left - squared).sum())
         squared[:] = left
         W[:] = new
-
-
-def free_weights(W: torch.Tensor, held: Rows | None, start: int) -> torch.Tensor:
-    """Give weights (M, K) of rows from ``start`` on with zeros where they are held."""
-    if held is None:
-        return W
-    return torch.where(held.tensor(start, start + len(W)).isnan(), W, 0.0)
-
-
-def spread(total: torch.Tensor, free: torch.Tensor, n_features: int) -> torch.Tensor:
-    """Divide sums over points (M,) by the points that are left beside the free weights (M, K)."""
-    # With one point for each weight nothing is left to take the noise from.
-    spare = (n_features - (free > 0).sum(1)).to(total.dtype)
-    return torch.where(spare > 0, total / spare.clamp_min(1), math.nan)
 
 
 def _squared(

@@ -1,7 +1,7 @@
 """Follow rows as they arrive, search between them, converge at the end: for any loss."""
 
 from collections.abc import Generator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -9,13 +9,14 @@ import torch
 from .alarm import Alarm
 from .blocks import Blocks
 from .deadline import Deadline
-from .factors import Rules
+from .factorization import Factorization
 from .results import relative
 from .rows import Rows
+from .rules import Rules
 from .seeds import data_seeds, match_components
 from .sweeps import Data, Descent, Sweeps
 
-__all__ = ["Fit", "Steps", "Trained"]
+__all__ = ["Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
@@ -38,57 +39,8 @@ STEP_WORK = 600_000
 _LATEST = 64
 
 
-class Trained(Protocol):
-    """Factors that follow rows, as `Factors` are."""
-
-    H: torch.Tensor
-    W: Rows
-    squared: Rows
-
-    def __len__(self) -> int: ...
-
-    @property
-    def objective(self) -> float:
-        """What is to be lowered, for the factors as they are."""
-
-    @property
-    def scale(self) -> torch.Tensor:
-        """What the components are to be divided by, and the weights multiplied, (K,)."""
-
-    @property
-    def rules(self) -> Rules:
-        """What is asked of the factors."""
-
-    def follow(self, most: int | None = None) -> int:
-        """Take in rows that are new; give the number of the first."""
-
-    def resolve(self, start: int, stop: int) -> None:
-        """Solve for the weights of rows anew."""
-
-    def descend(self, passes: int) -> None:
-        """Lower the objective over the free components."""
-
-    def reseed(self, k: int, pattern: torch.Tensor) -> None:
-        """Give a component another shape."""
-
-    def left(self, start: int, stop: int) -> float:
-        """How much of some rows is left unexplained, relatively."""
-
-    def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Give what is needed to go on later."""
-
-    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Take what `state` gave."""
-
-    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
-        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
-
-    def shapeless(self) -> list[int]:
-        """Tell which free components hold nothing but zeros."""
-
-
 #: Work in small steps: None while it goes on, factors where there are some to be compared.
-Steps = Generator[Trained | None, None, None]
+Steps = Generator[Factorization | None, None, None]
 
 
 class Fit:
@@ -109,7 +61,7 @@ class Fit:
 
     Attributes
     ----------
-    factors : Trained
+    factors : Factorization
         The fit that stands.
     settled : bool
         Whether the search has come to its end for the rows so far.
@@ -134,7 +86,7 @@ class Fit:
 
     # --- what a loss brings ----------------------------------------------------------------
 
-    def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Trained:
+    def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factorization:
         raise NotImplementedError
 
     def _sweeps(
@@ -184,7 +136,7 @@ class Fit:
             self._descend_bounded()
             self._revise(max(1, _WINDOW_WORK // work))
             factors.resolve(first, n)
-        if first < n and self.sampled and self._alarm.raised(n, factors.left(first, n)):
+        if first < n and self.sampled and self._alarm.raised(n, factors.unexplained(first, n)):
             self._search_on()
         return few
 
@@ -282,7 +234,7 @@ class Fit:
                 yield from self._challenge(best.H)
             self.settled = n == len(self.X) and self.objective >= (1 - MARGIN) * before
             # The standard is set by what was searched: what has come since may be unexplained.
-            self._alarm.quiet(n, self.factors.left(max(0, n - _LATEST), n))
+            self._alarm.quiet(n, self.factors.unexplained(max(0, n - _LATEST), n))
             yield None
 
     def _sample_steps(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
@@ -319,7 +271,7 @@ class Fit:
         self._settle(challenger)
         yield challenger
 
-    def _settle(self, challenger: Trained) -> None:
+    def _settle(self, challenger: Factorization) -> None:
         challenger.descend(self.passes[0])
 
     # --- the end ---------------------------------------------------------------------------
@@ -353,12 +305,12 @@ class Fit:
         """Give the free components of another start the names that they had."""
         return H[match_components(H, self.factors.H, self.rules.free)]
 
-    def _challenger(self, H: torch.Tensor) -> Trained:
+    def _challenger(self, H: torch.Tensor) -> Factorization:
         challenger = self._factors(self.X, self._matched(H), self.held)
         challenger.follow()
         return challenger
 
-    def _take(self, challenger: Trained, *, anyway: bool = False) -> bool:
+    def _take(self, challenger: Factorization, *, anyway: bool = False) -> bool:
         """Adopt factors whose objective is lower, ``anyway`` also others."""
         if not anyway and challenger.objective >= self.objective:
             return False

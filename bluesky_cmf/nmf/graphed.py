@@ -98,16 +98,14 @@ class GraphedEvent:
         """Copy weights and what belongs to them between the tables and the buffers."""
         factors = self.factors
         for first, last, at in ((start, start + self.window, 0), (n, n + 1, self.window)):
-            while first < last:
-                bound = factors.W.bound(first, last)
-                place = slice(at, at + bound - first)
+            for begin, end in factors.W.spans(first, last):
+                place = slice(at + begin - first, at + end - first)
                 if write:
-                    factors.W.view(first, bound).copy_(self._W[place])
-                    factors.squared.view(first, bound)[:, 0].copy_(self._squared[place])
+                    factors.W.view(begin, end).copy_(self._W[place])
+                    factors.squared.view(begin, end)[:, 0].copy_(self._squared[place])
                 else:
-                    self._W[place].copy_(factors.W.view(first, bound))
-                    self._norms[place].copy_(factors.X.norms[first:bound])
-                at, first = at + bound - first, bound
+                    self._W[place].copy_(factors.W.view(begin, end))
+                    self._norms[place].copy_(factors.X.norms[begin:end])
 
     def _run(self) -> None:
         if self._graph is not None:

@@ -51,11 +51,7 @@ class HeldWeights:
         self._table.extend(count)
         values = np.where(np.isnan(values), list(self._columns.values()), values)
         held = torch.from_numpy(np.broadcast_to(values, (count, K)).copy())
-        begin = first
-        while begin < first + count:
-            end = self._table.bound(begin, first + count)
-            self._table.view(begin, end)[:] = held[begin - first : end - first]
-            begin = end
+        self._table.write(first, held)
         positive: list[bool] = np.any(np.atleast_2d(values) > 0, axis=0).tolist()
         self._scaling |= {name for name, says in zip(self._columns, positive, strict=True) if says}
 

@@ -6,10 +6,11 @@ import torch
 
 from .blocks import Blocks
 from .compressed import Compressed, compress, directions, pays
-from .factors import Factors, Rules
+from .factors import Factors
 from .fit import FINALISTS, MARGIN, MAX_SWEEPS, TOL, Fit
 from .graphed import GraphedEvent
 from .rows import Rows
+from .rules import Rules
 from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
@@ -56,7 +57,7 @@ class LeastSquares(Fit):
         self._graphed(start)
         # A look waits for the device. With the alarm on, events go the other way and search.
         if n % self._look_every == 0 and self.sampled:
-            self._alarm.raised(n + 1, self.factors.left(n, n + 1))
+            self._alarm.raised(n + 1, self.factors.unexplained(n, n + 1))
         return False
 
     @property

@@ -10,8 +10,8 @@ import torch
 
 from .blocks import Blocks
 from .divergences import elementwise, zero_floor
-from .factors import Rules
 from .kernels import kernels_for
+from .rules import Rules
 from .updates import solve_rows
 
 __all__ = ["Floor", "HalfSteps"]

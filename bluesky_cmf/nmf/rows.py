@@ -1,5 +1,7 @@
 """A table that grows by rows, in blocks that are never reallocated; snapshots stay as they are."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -59,9 +61,17 @@ class Rows:
             if block.device.type == "cpu":
                 self._arrays.append(block.numpy())
 
-    def bound(self, start: int, stop: int) -> int:
-        """Where the rows from ``start`` on leave its block, ``stop`` at most."""
-        return min(stop, (start // _BLOCK_ROWS + 1) * _BLOCK_ROWS)
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield where the rows from ``start`` to ``stop`` begin and end, block by block."""
+        while start < stop:
+            end = min(stop, (start // _BLOCK_ROWS + 1) * _BLOCK_ROWS)
+            yield start, end
+            start = end
+
+    def write(self, start: int, values: torch.Tensor) -> None:
+        """Write rows (M, width) from ``start`` on."""
+        for begin, end in self.spans(start, start + len(values)):
+            self.view(begin, end)[:] = values[begin - start : end - start]
 
     def view(self, start: int, stop: int) -> torch.Tensor:
         """Rows of one block to write to; a snapshot that holds the block keeps the old one."""
@@ -102,7 +112,4 @@ class Rows:
         self._empty = self._empty.new_zeros(0, width)
         self._blocks, self._arrays, self._shared, self._length = [], [], [], 0
         self.extend(len(values))
-        for number, block in enumerate(self._blocks):
-            first = number * _BLOCK_ROWS
-            part = values[first : first + _BLOCK_ROWS]
-            block[: len(part)] = part
+        self.write(0, values)

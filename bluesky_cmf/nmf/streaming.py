@@ -15,11 +15,11 @@ from .constraints import checked_count, checked_number
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
 from .divergences import checked_beta
-from .factors import Rules
 from .fit import Fit
 from .held import HeldWeights
 from .leastsquares import LeastSquares
 from .results import FitResult, RowFit, relative
+from .rules import Rules
 
 __all__ = ["LOSSES", "FitResult", "RowFit", "StreamingNMF", "beta_of", "check_numerics"]
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from .deadline import Deadline
-from .factors import Factors, Rules
+from .factors import Factors
 from .kernels import kernels_for
+from .rules import Rules
 from .updates import coordinate_descent, nnls
 
 __all__ = [

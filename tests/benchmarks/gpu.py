@@ -12,8 +12,8 @@ import torch
 
 from bluesky_cmf import StreamingNMF
 from bluesky_cmf.nmf import leastsquares
-from bluesky_cmf.nmf.factors import Rules
 from bluesky_cmf.nmf.kernels import warm_up
+from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.sweeps import Extrapolation
 
 from .data import synthetic

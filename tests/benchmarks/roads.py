@@ -17,8 +17,8 @@ import torch
 from bluesky_cmf import NMFBase, StreamingNMF
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.divergencefit import ReweightedSweeps
-from bluesky_cmf.nmf.factors import Rules
 from bluesky_cmf.nmf.reweighting import Floor
+from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.seeds import seed_worst
 from bluesky_cmf.nmf.sweeps import Extrapolation, exact_weights
 
