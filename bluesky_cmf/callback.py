@@ -20,8 +20,8 @@ from .emitter import Emitter
 from .errors import DataKeyError, InputError
 from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
 from .nmf.kernels import warm_up
+from .nmf.numerics import beta_of, check_numerics
 from .nmf.results import FitResult
-from .nmf.streaming import beta_of, check_numerics
 from .phases import Phase
 from .preprocess import Preprocess
 from .recipe import Change, Component, Pattern, Recipe, held_pattern, known_and_free

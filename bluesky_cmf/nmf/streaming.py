@@ -10,38 +10,21 @@ import torch
 
 from ..errors import InputError
 from .blocks import Blocks
+from .checkpoint import FIT_STATE, checked_state
 from .components import Components, as_patterns
 from .constraints import checked_count, checked_number
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
-from .divergences import checked_beta
 from .fit import Fit
 from .held import HeldWeights
 from .leastsquares import LeastSquares
+from .numerics import beta_of, check_numerics, chosen_device
 from .results import FitResult, RowFit, relative
 from .rules import Rules
 
-__all__ = ["LOSSES", "FitResult", "RowFit", "StreamingNMF", "beta_of", "check_numerics"]
+__all__ = ["FitResult", "RowFit", "StreamingNMF"]
 
 Array = npt.NDArray[Any]
-
-#: Losses by name, with their beta.
-LOSSES = {"frobenius": 2.0, "kullback-leibler": 1.0, "itakura-saito": 0.0}
-#: Arrays of a state, first those of a fit.
-_FIT_STATE = ("components", "weights", "squared", "gram", "cross", "value")
-_STATE = (
-    "patterns",
-    *_FIT_STATE,
-    "names",
-    "fixed",
-    "held_weights",
-    "held_columns",
-    "loss",
-    "seed",
-    "alpha",
-    "l1_ratio",
-    "sum_to_one",
-)
 
 
 class StreamingNMF:
@@ -122,7 +105,7 @@ class StreamingNMF:
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
         self._beta = beta_of(loss)
-        self.device = _device(device)
+        self.device = chosen_device(device)
         self.dtype, self.loss, self.seed = dtype, loss, seed
         self._components = Components.build(
             n_features,
@@ -440,26 +423,7 @@ class StreamingNMF:
         InputError
             Where an array is missing or the arrays do not fit together.
         """
-        missing = [key for key in _STATE if key not in state]
-        if missing:
-            raise InputError(f"state: expected the arrays {_STATE}, {missing} are missing")
-        arrays = {key: np.asarray(state[key]) for key in _STATE}
-        N, (K, F) = len(arrays["patterns"]), np.shape(np.atleast_2d(arrays["components"]))[:2]
-        M = len(np.atleast_1d(arrays["weights"]))
-        expected = {
-            "patterns": (N, F),
-            "components": (K, F),
-            "weights": (min(M, N), K),
-            **_statistics_shapes(beta_of(arrays["loss"].item()), K, F),
-            "squared": (min(M, N), 1),
-            "names": (K,),
-            "fixed": (K,),
-            "held_weights": (N, K),
-            "held_columns": (K,),
-        }
-        for key, shape in expected.items():
-            if arrays[key].shape != shape:
-                raise InputError(f"state: expected {key} {shape}, got {arrays[key].shape}")
+        arrays = checked_state(state)
         patterns, components = arrays["patterns"], arrays["components"]
         model = cls(
             components.shape[1],
@@ -481,7 +445,7 @@ class StreamingNMF:
         # The constructor rounds components to ``dtype``; these are masters in float64.
         model._components.H = torch.tensor(components, dtype=torch.float64, device=model.device)
         model._fit, model._rebuild = model._engine(), False
-        model._fit.restore({key: arrays[key] for key in _FIT_STATE})
+        model._fit.restore({key: arrays[key] for key in FIT_STATE})
         return model
 
     # --- the fit ---------------------------------------------------------------------------
@@ -563,60 +527,5 @@ class StreamingNMF:
         return squared, over, total
 
 
-def _statistics_shapes(beta: float, K: int, F: int) -> dict[str, tuple[int, ...]]:
-    """Tell what a state holds beside factors: WᵀW, WᵀX and sums for least squares, else a sum."""
-    if beta == 2:
-        return {"gram": (K, K), "cross": (K, F), "value": (2,)}
-    return {"gram": (K, 0), "cross": (K, 0), "value": (1,)}
-
-
 def _on_device(values: object) -> bool:
     return isinstance(values, torch.Tensor) and values.device.type != "cpu"
-
-
-def beta_of(loss: str | float) -> float:
-    """Give the beta of a loss.
-
-    Raises
-    ------
-    InputError
-        Where it is neither a known name nor a finite number.
-    """
-    if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise InputError(f"loss: expected one of {list(LOSSES)} or a number, got {loss!r}")
-        return LOSSES[loss]
-    try:
-        return checked_beta(loss)
-    except InputError as error:
-        raise InputError(
-            f"loss: expected one of {list(LOSSES)} or a finite number, got {loss!r}"
-        ) from error
-
-
-def check_numerics(*, device: str | torch.device, dtype: torch.dtype, seed: int) -> None:
-    """Check how a factorization is to compute, before there are data.
-
-    Raises
-    ------
-    InputError
-        Where the device is not there, ``dtype`` is neither float32 nor float64, or ``seed`` is no
-        whole number from 0 to 2⁶³ - 1.
-    """
-    _device(device)
-    if dtype not in (torch.float32, torch.float64):
-        raise InputError(f"dtype: expected torch.float32 or torch.float64, got {dtype!r}")
-    checked_count("seed", seed, least=0, most=2**63 - 1)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"device: expected 'auto' or a torch device of this machine, got {device!r} ({error})"
-        ) from error
-    return chosen
