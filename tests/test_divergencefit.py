@@ -330,3 +330,33 @@ def test_rows_of_a_table_are_held_in_a_sweep() -> None:
 
     assert (sweeps.W[:, 1] == 3.0).all()
     assert np.diff(sweeps.curve).max() <= 0
+
+
+def test_a_component_that_wakes_where_its_weights_are_held_counts_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DivergenceFit, "all_rows", 0)
+    random = np.random.default_rng(0)
+    known, late = random.random(20) + 0.1, np.zeros(20)
+    late[5:8] = 1
+    X = np.outer(random.random(55) + 0.5, known)
+    X[50:] += late
+    model = StreamingNMF(20, 2, components=[known], fixed=[True], loss=1, dtype=torch.float64)
+    model.fix_weights("unknown 2", 0.5)
+    for part in (X[:50], X[50:]):
+        model.append(part)
+        result = model.refit()
+    assert result.objective == pytest.approx(said(X, result, 1.0), rel=1e-6)
+    fresh = model.refresh()
+    assert fresh.objective == pytest.approx(said(X, fresh, 1.0), rel=1e-6)
+
+
+def test_what_stands_for_zero_follows_the_first_pattern_that_is_not_empty() -> None:
+    shapes = rng.random((2, 20))
+    X = np.concatenate([np.zeros((1, 20)), 1e-12 * rng.random((3, 20))])
+    model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=1, dtype=torch.float64)
+    for part in (X[:1], X[1:]):
+        model.append(part)
+        result = model.refit()
+    assert result.objective == pytest.approx(said(X, result, 1.0), rel=1e-4)
+    assert result.r_factor[0] == 0

@@ -102,3 +102,19 @@ def test_statistics_do_not_drift_over_thousands_of_events() -> None:
     np.testing.assert_allclose(factors.A, weights.T @ weights, rtol=1e-10)
     np.testing.assert_allclose(factors.B, factors.X.transposed_times(weights), rtol=1e-10)
     assert factors.objective == pytest.approx(half_square(X, factors), rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e8, 1e11])
+def test_a_known_phase_in_raw_counts_does_not_stop_the_others(scale: float) -> None:
+    points = np.linspace(0, 1, 100)
+    shapes = np.exp(-0.5 * ((points - np.array([[0.3], [0.45], [0.6]])) / 0.08) ** 2) + 0.02
+    random = np.random.default_rng(0)
+    X = random.random((60, 3)) @ shapes + 0.001 * random.random((60, 100))
+    ends = []
+    for factor in (1.0, scale):
+        model = StreamingNMF(
+            100, 3, components=[factor * shapes[0]], fixed=[True], dtype=torch.float64
+        )
+        model.append(factor * X)
+        ends.append(model.refit(converge=True).objective / factor**2)
+    assert ends[1] == pytest.approx(ends[0], rel=0.01)

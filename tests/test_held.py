@@ -273,8 +273,8 @@ def test_a_penalty_is_that_of_a_batch_fit(l1_ratio: float) -> None:
     ("weights", "message"),
     [
         ([1.0, 2.0], r"weights: expected 3 weights a pattern, .* got shape \(2,\)"),
-        ([1.0, -2.0, 0.0], "weights: expected finite numbers of at least 0, .* got -2"),
-        ([1.0, np.inf, 0.0], "weights: expected finite numbers of at least 0, .* got inf"),
+        ([1.0, -2.0, 0.0], "weights: expected numbers from 0 to .* got -2"),
+        ([1.0, np.inf, 0.0], "weights: expected numbers from 0 to .* got inf"),
         (["a", "b", "c"], "weights: expected numbers"),
     ],
 )
@@ -292,3 +292,62 @@ def test_weights_that_cannot_be_held_are_refused_and_no_pattern_is_appended(
         model.fix_weights("z", 1.0)
     model.append(X)
     assert model.refit().n_patterns == 12
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("loss", ["frobenius", "kullback-leibler"])
+def test_an_end_is_not_worse_for_weights_that_are_held_on_free_components(
+    seed: int, loss: str
+) -> None:
+    random = np.random.default_rng(seed)
+    points = np.linspace(0, 1, 30)
+    shapes = np.exp(-0.5 * ((points - random.random((4, 1))) / 0.1) ** 2) + 0.02
+    weights = random.random((20, 4))
+    model = StreamingNMF(30, 3, dtype=torch.float64, loss=loss)
+    model.append(weights @ shapes)
+    model.fix_weights("unknown 1", weights[:, 0])
+    stands = model.refit().objective
+
+    end = model.refit(converge=True)
+
+    assert end.objective <= stands * (1 + 1e-3)
+    np.testing.assert_array_equal(end.weights[:, 0], weights[:, 0])
+
+
+def test_fractions_may_be_taken_by_a_component_of_zeros() -> None:
+    """Nothing there is a choice, where the weights have to add up."""
+    ones, zeros = np.ones(20), np.zeros(20)
+    model = StreamingNMF(
+        20, 2, components=[zeros, ones], fixed=[True] * 2, sum_to_one=True, dtype=torch.float64
+    )
+    model.append(0.3 * ones)
+
+    result = model.refit()
+
+    np.testing.assert_allclose(result.weights, [[0.7, 0.3]], atol=1e-6)
+    assert result.objective < 1e-9
+
+
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+def test_a_penalty_is_not_paid_for_a_component_that_nothing_needs(l1_ratio: float) -> None:
+    model = StreamingNMF(
+        20, 1, components=[H[0]], alpha=1e4, l1_ratio=l1_ratio, dtype=torch.float64
+    )
+    model.append(np.ones((3, 20)))
+
+    assert model.refit(converge=True).objective == pytest.approx(30.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["frobenius", "kullback-leibler"])
+@pytest.mark.parametrize("l1_ratio", [0.5, 1.0])
+def test_refits_under_a_penalty_do_not_climb(l1_ratio: float, loss: str) -> None:
+    random = np.random.default_rng(0)
+    points = np.linspace(0, 1, 30)
+    shapes = np.exp(-0.5 * ((points - random.random((3, 1))) / 0.1) ** 2)
+    model = StreamingNMF(30, 4, alpha=1.0, l1_ratio=l1_ratio, loss=loss, dtype=torch.float64)
+    model.append(random.random((20, 3)) @ shapes)
+    curve = [model.refit().objective for _ in range(6)]
+    curve.append(model.refit(converge=True).objective)
+    curve += [model.refit().objective for _ in range(3)]
+
+    assert np.diff(curve).max() <= 2e-4 * curve[0]

@@ -351,6 +351,12 @@ def test_improve_fits_first_what_has_not_been_fitted() -> None:
     assert result_of(fresh).n_patterns == 5
 
 
+@pytest.mark.parametrize("budget", ["a", -1.0, None, math.nan])
+def test_a_budget_that_is_no_time_is_refused(budget: Any) -> None:
+    with pytest.raises(InputError, match="budget: expected seconds, at least 0"):
+        fitted(ramp(4), 2).improve(budget)
+
+
 def test_improve_has_nothing_to_do_without_patterns_and_where_everything_is_held() -> None:
     fresh = StreamingNMF(F, 2)
     held = fitted(ramp(5), 1, components=[PHASES[0]], fixed=[True])
@@ -738,6 +744,17 @@ def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
             StreamingNMF.from_state({**state, key: wrong})
     with pytest.raises(InputError, match="finite"):
         StreamingNMF.from_state({**state, "patterns": np.full((4, F), np.nan)})
+    for key, wrong in {
+        "patterns": np.array(1.0),
+        "seed": np.array([1, 2]),
+        "alpha": np.array("a"),
+        "weights": -state["weights"] - 1,
+        "components": np.full_like(state["components"], np.nan),
+        "fixed": np.array(["yes", "no"]),
+        "held_columns": np.array([-1.0, np.nan]),
+    }.items():
+        with pytest.raises(InputError, match=f"state: expected {key}"):
+            StreamingNMF.from_state({**state, key: wrong})
 
 
 # --- errors ---------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ _STATE = (
     "l1_ratio",
     "sum_to_one",
 )
+#: Their dimensions, where these are not two.
+_DIMENSIONS = {
+    **dict.fromkeys(("value", "names", "fixed", "held_columns"), 1),
+    **dict.fromkeys(("loss", "seed", "alpha", "l1_ratio", "sum_to_one"), 0),
+}
 
 
 def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[Any]]:
@@ -40,8 +45,15 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
     if missing:
         raise InputError(f"state: expected the arrays {_STATE}, {missing} are missing")
     arrays = {key: np.asarray(state[key]) for key in _STATE}
-    N, (K, F) = len(arrays["patterns"]), np.shape(np.atleast_2d(arrays["components"]))[:2]
-    M = len(np.atleast_1d(arrays["weights"]))
+    for key, array in arrays.items():
+        numbers = array.dtype.kind in "fiub" or key in ("names", "loss")
+        if not numbers or array.ndim != _DIMENSIONS.get(key, 2):
+            raise InputError(
+                f"state: expected {key} of {_DIMENSIONS.get(key, 2)} dimensions, "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+    N, (K, F) = len(arrays["patterns"]), arrays["components"].shape
+    M = len(arrays["weights"])
     expected = {
         "patterns": (N, F),
         "components": (K, F),
@@ -56,6 +68,11 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
     for key, shape in expected.items():
         if arrays[key].shape != shape:
             raise InputError(f"state: expected {key} {shape}, got {arrays[key].shape}")
+    for key in ("components", "weights", "squared", "held_weights", "held_columns"):
+        values = arrays[key]
+        usable = (values >= 0) & np.isfinite(values)
+        if not (usable | (np.isnan(values) & key.startswith("held"))).all():
+            raise InputError(f"state: expected {key} finite and not negative")
     return arrays
 
 
@@ -63,4 +80,4 @@ def _statistics_shapes(beta: float, K: int, F: int) -> dict[str, tuple[int, ...]
     """Tell what a state holds beside factors: WᵀW, WᵀX and sums for least squares, else a sum."""
     if beta == 2:
         return {"gram": (K, K), "cross": (K, F), "value": (2,)}
-    return {"gram": (K, 0), "cross": (K, 0), "value": (1,)}
+    return {"gram": (K, 0), "cross": (K, 0), "value": (2,)}

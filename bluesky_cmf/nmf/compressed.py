@@ -97,10 +97,10 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     edges = torch.linspace(0, len(X), _STRETCHES + 1).long().tolist()
     averages = torch.stack([_average(X, *edge) for edge in itertools.pairwise(edges)])
     most = max(_DIRECTIONS, 2 * len(H) + _MORE)
-    basis = _span(torch.nn.functional.normalize(torch.cat([H, B]), dim=1), 2 * len(H))
-    unit = torch.nn.functional.normalize(averages, dim=1)
+    basis = _span(_unit(torch.cat([H, B])), 2 * len(H))
+    unit = _unit(averages)
     added = _span(unit - (unit @ basis.T) @ basis, most - len(basis))
-    added = torch.nn.functional.normalize(added - (added @ basis.T) @ basis, dim=1)
+    added = _unit(added - (added @ basis.T) @ basis)
     basis = torch.cat([basis, added])
     return torch.where(basis.abs() < _NOTHING, 0.0, basis)
 
@@ -108,6 +108,12 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 def _average(X: Blocks, start: int, stop: int) -> torch.Tensor:
     step = max(1, (stop - start) // _ROWS)
     return torch.stack([X.row(i) for i in range(start, stop, step)]).mean(0)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Give rows length 1, whatever their units; those of zeros stay."""
+    length = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(length > 0, length, 1.0)
 
 
 def _span(rows: torch.Tensor, most: int) -> torch.Tensor:

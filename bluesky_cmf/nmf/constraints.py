@@ -19,6 +19,7 @@ __all__ = [
     "as_tensor",
     "checked_count",
     "checked_number",
+    "checked_seconds",
     "checked_shape",
     "component_count",
     "constrained",
@@ -69,6 +70,17 @@ def checked_number(name: str, value: float, *, most: float = math.inf) -> float:
         limit = "" if most == math.inf else f" and at most {most}"
         raise InputError(f"{name}: expected a number of at least 0{limit}, got {value!r}")
     return number
+
+
+def checked_seconds(name: str, value: float) -> float:
+    """Return a number of seconds, perhaps without end."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not seconds >= 0:
+        raise InputError(f"{name}: expected seconds, at least 0, got {value!r}")
+    return seconds
 
 
 def component_count(n_components: int | None, entries: list[Any], flags: list[Any]) -> int:

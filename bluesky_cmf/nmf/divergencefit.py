@@ -46,6 +46,8 @@ class Reweighted(Factorization):
         self.steps = HalfSteps(X, rules, floor)
         # Divergences of the rows so far, and the penalty of their weights.
         self._value = 0.0
+        # What stood for zero when rows were taken in.
+        self._floor = 0.0
 
     @property
     def objective(self) -> float:
@@ -60,10 +62,15 @@ class Reweighted(Factorization):
         """Lower the objective over the free components, given W: one step, whatever ``passes``."""
         if not self.rules.free or not len(self):
             return
-        W = self.W.tensor()
-        H, left = self.steps.safe_components(self.H, W)
-        self.H[:] = H
-        self._value = float(left.sum() + self.steps.penalty(W.T).sum())
+        self.H[:], _ = self.steps.safe_components(self.H, self.W.tensor())
+        self._look()
+
+    def reseed(self, k: int, pattern: torch.Tensor) -> None:
+        """Give a component another shape, (F,); weights stay until they are solved for."""
+        super().reseed(k, pattern)
+        if self.held is not None:
+            # Held weights bring it into patterns that nobody solves for now.
+            self._look()
 
     def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
         """Estimate standard errors of weights (M, K): those of the quasi-likelihood.
@@ -91,7 +98,7 @@ class Reweighted(Factorization):
             "squared": np.array(self.squared.tensor().cpu().numpy()),
             "gram": empty,
             "cross": empty,
-            "value": np.array([self._value]),
+            "value": np.array([self._value, self._floor]),
         }
 
     def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -99,9 +106,20 @@ class Reweighted(Factorization):
         self.H[:] = torch.tensor(state["components"])
         self.W.replace(torch.tensor(state["weights"], dtype=torch.float64))
         self.squared.replace(torch.tensor(state["squared"], dtype=torch.float64))
-        (self._value,) = state["value"].tolist()
+        self._value, self._floor = state["value"].tolist()
+
+    def _look(self) -> None:
+        """Tell the divergence of all rows anew."""
+        W = self.W.tensor()
+        left = self.steps.left(self.H, W, stop=len(W))
+        self._value = float(left.sum() + self.steps.penalty(W.T).sum())
 
     def _take_in(self, first: int, stop: int) -> None:
+        if self._floor not in (0.0, self.steps.floor):
+            # So far there were empty patterns alone, beside which nothing could be measured.
+            self._value = 0.0
+            self._resolve(0, first, new=True)
+        self._floor = self.steps.floor
         # Least squares is where to start from.
         self.W.write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
         self._resolve(first, stop, new=True)

@@ -163,7 +163,7 @@ class Fit:
         """Give components without a shape what the worst of the rows from ``first`` on lacks."""
         factors = self.factors
         for k in factors.shapeless():
-            n = len(factors)
+            n, before = len(factors), factors.objective
             squared, norms = factors.squared.tensor(first, n)[:, 0], self.X.norms[first:n]
             if not bool((squared > _EXPLAINED * norms).any()):
                 break
@@ -174,6 +174,11 @@ class Fit:
                 break
             factors.reseed(k, left / left.amax())
             factors.resolve(first, n)
+            if self.rules.penalised and factors.objective > before:
+                # The penalty has put it to zero, and would again.
+                factors.reseed(k, torch.zeros_like(left))
+                factors.resolve(first, n)
+                break
 
     # --- between events --------------------------------------------------------------------
 
@@ -303,7 +308,7 @@ class Fit:
 
     def _matched(self, H: torch.Tensor) -> torch.Tensor:
         """Give the free components of another start the names that they had."""
-        return H[match_components(H, self.factors.H, self.rules.free)]
+        return H[match_components(H, self.factors.H, self.rules.interchangeable)]
 
     def _challenger(self, H: torch.Tensor) -> Factorization:
         challenger = self._factors(self.X, self._matched(H), self.held)
@@ -311,8 +316,9 @@ class Fit:
         return challenger
 
     def _take(self, challenger: Factorization, *, anyway: bool = False) -> bool:
-        """Adopt factors whose objective is lower, ``anyway`` also others."""
-        if not anyway and challenger.objective >= self.objective:
+        """Adopt factors whose objective is lower, ``anyway`` also where it is much the same."""
+        bar = (1 + MARGIN) * self.objective if anyway else self.objective
+        if challenger.objective >= bar > 0:
             return False
         self.factors = challenger
         return True

@@ -12,6 +12,9 @@ from .rows import Rows
 
 __all__ = ["HeldWeights"]
 
+#: Beyond it squares, which are what is summed, overflow.
+_LARGEST = 1e140
+
 
 class HeldWeights:
     """Which weights are held and at what.
@@ -28,6 +31,8 @@ class HeldWeights:
         self._device = device
         self._columns = dict.fromkeys(names, math.nan)
         self._table: Rows | None = None
+        # Components that have a held weight, and those of which one says what the scale is.
+        self._holding: set[str] = set()
         self._scaling: set[str] = set()
 
     @property
@@ -52,8 +57,7 @@ class HeldWeights:
         values = np.where(np.isnan(values), list(self._columns.values()), values)
         held = torch.from_numpy(np.broadcast_to(values, (count, K)).copy())
         self._table.write(first, held)
-        positive: list[bool] = np.any(np.atleast_2d(values) > 0, axis=0).tolist()
-        self._scaling |= {name for name, says in zip(self._columns, positive, strict=True) if says}
+        self._note(np.atleast_2d(values))
 
     def fix(self, name: str, weights: npt.ArrayLike, n_patterns: int) -> None:
         """Hold a component's column: at one number, or at one for each pattern so far."""
@@ -89,6 +93,10 @@ class HeldWeights:
         """Give the table, (N, K) with NaN where weights are free; it grows with `append`."""
         return self._table
 
+    def holds(self, name: str) -> bool:
+        """Whether a weight of this component is held."""
+        return name in self._holding
+
     def scale(self, name: str) -> bool:
         """Whether a weight of this component is held that says what its scale is."""
         return name in self._scaling
@@ -112,11 +120,19 @@ class HeldWeights:
 
     def _put(self, values: torch.Tensor) -> None:
         """Take a table; one in which nothing is held is dropped."""
-        columns = torch.tensor(list(self._columns.values()), dtype=torch.float64)
-        held = torch.cat([values.cpu(), columns[None]])
-        says = (held > 0).any(0).tolist()
-        self._scaling = {name for name, each in zip(self._columns, says, strict=True) if each}
-        self._table = None if bool(held.isnan().all()) else self._filled(values)
+        columns = np.array([list(self._columns.values())])
+        held = np.concatenate([values.cpu().numpy(), columns])
+        self._holding, self._scaling = set(), set()
+        self._note(held)
+        self._table = self._filled(values) if self._holding else None
+
+    def _note(self, values: npt.NDArray[np.float64]) -> None:
+        """Note whose weights are among these, (M, K)."""
+        for name, column in zip(self._columns, values.T, strict=True):
+            if not np.isnan(column).all():
+                self._holding.add(name)
+            if (column > 0).any():
+                self._scaling.add(name)
 
     def _free(self, n_patterns: int) -> torch.Tensor:
         shape = (n_patterns, len(self._columns))
@@ -131,15 +147,19 @@ class HeldWeights:
         return list(self._columns).index(name)
 
 
-def _checked(weights: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def _checked(weights: npt.ArrayLike | torch.Tensor | None) -> npt.NDArray[np.float64]:
     try:
+        if weights is None:
+            raise TypeError("None")
+        if isinstance(weights, torch.Tensor):
+            weights = weights.detach().cpu().numpy()
         values = np.asarray(weights, dtype=float)
     except (TypeError, ValueError) as error:
         raise InputError(f"weights: expected numbers, got {error}") from error
-    wrong = values[(values < 0) | np.isinf(values)]
+    wrong = values[(values < 0) | (values > _LARGEST)]
     if wrong.size:
         raise InputError(
-            "weights: expected finite numbers of at least 0, NaN where they are free, "
+            f"weights: expected numbers from 0 to {_LARGEST:g}, NaN where they are free, "
             f"got {wrong[0]:.4g}"
         )
     return values

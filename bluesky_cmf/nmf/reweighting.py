@@ -187,10 +187,10 @@ class HalfSteps:
         new[:, worse] = H[:, worse]
         return new, self.left(new, W)
 
-    def left(self, H: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
-        """Sum the divergence of each column, (F,)."""
+    def left(self, H: torch.Tensor, W: torch.Tensor, *, stop: int | None = None) -> torch.Tensor:
+        """Sum the divergence of each column, (F,), over the rows before ``stop``."""
         left = H.new_zeros(self.X.n_features)
-        for first, piece in self.X.pieces():
+        for first, piece in self.X.pieces(0, stop):
             weights = W[first : first + len(piece)].contiguous()
             if self._kernels is None:
                 V = (weights @ H).clamp_min(self.floor)
@@ -262,7 +262,7 @@ class HalfSteps:
             anything = anything & ~taken
             if not bool(todo.any()):
                 break
-        fit[:, 0] = (X - (W @ H).clamp_min(self.floor)).square().sum(1)
+        fit[:, 0] = (X - W @ H).square().sum(1)
         fit[:, 1] = found - self.penalty(W.T)
         return before, float(found.sum())
 

@@ -24,6 +24,8 @@ class Rules:
         What the weights of a pattern add up to.
     scalable : tuple of int
         Free components whose scale says nothing: they are given maximum 1.
+    interchangeable : tuple of int
+        Free components none of whose weights is held: only these may take each other's places.
     holds_weights : bool
         Whether some weights are held.
     """
@@ -34,6 +36,7 @@ class Rules:
     l2: float = 0.0
     total: float | None = None
     scalable: tuple[int, ...] = ()
+    interchangeable: tuple[int, ...] = ()
     holds_weights: bool = False
 
     @property

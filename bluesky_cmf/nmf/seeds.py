@@ -82,7 +82,7 @@ def match_components(H: torch.Tensor, like: torch.Tensor, free: Sequence[int]) -
     if not free:
         return order
     rows = list(free)
-    unit = [torch.nn.functional.normalize(M[rows], dim=1) for M in (like, H)]
+    unit = [M[rows] / M[rows].norm(dim=1, keepdim=True).clamp_min(1e-300) for M in (like, H)]
     overlap = unit[0] @ unit[1].T
     for _ in rows:
         # The best pair first: K is small, and the pairs that matter overlap almost fully.

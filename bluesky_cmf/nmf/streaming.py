@@ -12,7 +12,7 @@ from ..errors import InputError
 from .blocks import Blocks
 from .checkpoint import FIT_STATE, checked_state
 from .components import Components, as_patterns
-from .constraints import checked_count, checked_number
+from .constraints import checked_count, checked_number, checked_seconds
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
 from .fit import Fit
@@ -241,8 +241,13 @@ class StreamingNMF:
         bool
             Whether a better fit was found; it is then the `result`. Free components keep their
             names by overlap.
+
+        Raises
+        ------
+        InputError
+            Where the budget is no number of at least 0.
         """
-        started = time.perf_counter()
+        started, budget = time.perf_counter(), checked_seconds("budget", budget)
         if not len(self._X) or not self._components.free:
             return False
         # What is to be improved on is the fit of what is there now.
@@ -467,6 +472,7 @@ class StreamingNMF:
             l2=self.alpha * (1 - self.l1_ratio),
             total=1.0 if self.sum_to_one else None,
             scalable=tuple(scalable),
+            interchangeable=tuple(k for k in free if not self._held.holds(self.names[k])),
             holds_weights=self._held.used,
         )
 

@@ -15,6 +15,7 @@ __all__ = ["coordinate_descent", "nnls", "nnls_to_total", "solve_rows", "weight_
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
 _RIDGE = 1e-12
+_VANISHING = 1e-26
 #: Passes between two looks at whether they still move anything; what that is, squared.
 _LOOK_EVERY, _STILL = 4, 1e-12
 #: Exchanges of whole sets before block pivoting falls back to single exchanges, which cannot cycle.
@@ -45,7 +46,8 @@ def coordinate_descent(
     -------
     Tensor (K, M)
         Non-negative in its free rows, with an objective that is not higher. A row whose diagonal
-        element of G is zero takes part in nothing and keeps its non-negative values.
+        element of G is zero takes part in nothing: it is zero where C is negative, and keeps its
+        non-negative values elsewhere.
 
     Notes
     -----
@@ -54,9 +56,11 @@ def coordinate_descent(
     """
     V = V.clone()
     diagonal = G.diagonal().tolist()
-    # A diagonal that is tiny beside the largest one would turn rounding into infinite steps.
-    floor = max(diagonal, default=0.0) * _RIDGE
+    # A diagonal that vanishes beside the largest one would turn rounding into infinite steps.
+    floor = max(diagonal, default=0.0) * _VANISHING
     moving = [k for k in free if diagonal[k] > floor]
+    for k in set(free) - set(moving):
+        V[k] = torch.where(C[k] < 0, 0.0, V[k])
     # What an extrapolation has made negative is mended also where nothing moves.
     V[list(free)] = V[list(free)].clamp(min=0)
     for done in range(passes):
@@ -120,7 +124,11 @@ def nnls_to_total(
     Rows with a total of zero or less, or with nothing open, get zeros.
     """
     diagonal = G.diagonal(dim1=-2, dim2=-1).clamp_min(0)
-    open_ = open_ & (diagonal > 0)
+    # A component of zeros takes what the others leave, at next to no cost.
+    largest = diagonal.amax(-1, keepdim=True)
+    idle = torch.where(diagonal > 0, 0.0, torch.where(largest > 0, largest, 1.0) * _RIDGE)
+    G = G + torch.diag_embed(idle)
+    diagonal = diagonal + idle
     step = torch.where(open_, C.abs(), 0.0).amax(1)
     reach = torch.where(open_, total[:, None] * diagonal.expand_as(C), 0.0).amax(1)
     low, high = -step - reach, step + reach * C.shape[1]
@@ -170,7 +178,8 @@ def solve_rows(
     if held is not None:
         open_, kept = held.isnan(), held.nan_to_num(0.0)
     rest = C - l1 - _apply(G, kept)
-    open_ = open_ & (G.diagonal(dim1=-2, dim2=-1) > 0)
+    if math.isnan(total):
+        open_ = open_ & (G.diagonal(dim1=-2, dim2=-1) > 0)
     G = G + l2 * torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     if math.isnan(total):
         return kept + nnls(rest, G, open_)

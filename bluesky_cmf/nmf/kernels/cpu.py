@@ -11,6 +11,7 @@ from numba import njit
 
 __all__ = [
     "RIDGE",
+    "VANISHING",
     "add_transposed_times",
     "compiled",
     "descend_components",
@@ -46,6 +47,7 @@ _COLUMNS = 512
 _LONG = 2048
 #: Ridge relative to the largest diagonal element, as in `updates.py`.
 RIDGE = 1e-12
+VANISHING = 1e-26
 #: Passes between two looks at whether they still move anything; what that is, squared.
 _LOOK_EVERY, _STILL = 4, 1e-12
 _FULL_EXCHANGES = 3
@@ -178,15 +180,19 @@ def _descend_columns(V, G, C, free, passes):
         last = min(M, first + _COLUMNS)
         n = last - first
         for k in free:
-            v = V[k, first:last]
+            v, c = V[k, first:last], C[k, first:last]
             for j in range(n):
                 v[j] = max(0.0, v[j])
+            if G[k, k] <= largest * VANISHING:
+                for j in range(n):
+                    if c[j] < 0.0:
+                        v[j] = 0.0
         for done in range(passes):
             look = done % _LOOK_EVERY == _LOOK_EVERY - 1
             moved = size = 0.0
             for k in free:
                 diagonal = G[k, k]
-                if diagonal <= largest * RIDGE:
+                if diagonal <= largest * VANISHING:
                     continue
                 c = C[k, first:last]
                 for j in range(n):
@@ -417,10 +423,14 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
     G, unit, open_ = np.empty((K, K)), np.empty(K), np.empty(K, np.bool_)
     lower, index, shifted = np.empty((K, K)), np.empty(K, np.int64), np.empty(K)
     passive, wrong = np.empty(K, np.bool_), np.empty(K, np.bool_)
-    rest, any_open = total, False
+    rest, any_open, largest = total, False, 0.0
     for k in range(K):
-        open_[k] = gram_[k, k] > 0.0
-        unit[k] = np.sqrt(gram_[k, k] + l2) if open_[k] else 1.0
+        largest = max(largest, gram_[k, k])
+    for k in range(K):
+        alive = gram_[k, k] > 0.0
+        # Of a total, a component of zeros takes what the others leave.
+        open_[k] = alive or not np.isnan(total)
+        unit[k] = np.sqrt(gram_[k, k] + l2) if alive else np.sqrt(largest) if largest > 0 else 1.0
         c[k] -= l1
     for k in range(len(held)):
         if not np.isnan(held[k]):
@@ -434,7 +444,9 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
         c[k] /= unit[k]
         for m in range(K):
             G[k, m] = gram_[k, m] / (unit[k] * unit[m])
-        G[k, k] = 1.0 + RIDGE * K
+        G[k, k] = (gram_[k, k] + l2) / (unit[k] * unit[k]) + RIDGE * K
+        if G[k, k] < 0.5 and not open_[k]:
+            G[k, k] = 1.0
     if np.isnan(total):
         _solve_row(G, c, open_, w, passive, wrong, lower, index)
     elif rest > 0.0 and any_open:

@@ -13,7 +13,7 @@ __all__ = ["coordinate_descent"]
 #: Problems that one program works on.
 _PROBLEMS = 64
 #: As in `updates.py`.
-_RIDGE = tl.constexpr(1e-12)
+_VANISHING = tl.constexpr(1e-26)
 
 
 @triton.jit
@@ -28,12 +28,15 @@ def _descend(  # type: ignore[no-untyped-def]
     moving = tl.load(free + k, mask=k < K, other=0) != 0
     v = tl.where(moving[:, None], tl.maximum(v, 0.0), v)
     largest = tl.max(tl.load(G + k * K + k, mask=k < K, other=0.0), 0)
+    own_diagonal = tl.load(G + k * K + k, mask=k < K, other=1.0)
+    idle = moving & (own_diagonal <= largest * _VANISHING)
+    v = tl.where(idle[:, None] & (c < 0.0), 0.0, v)
     for _ in range(passes):
         for j in range(K):
             g = tl.load(G + j * K + k, mask=k < K, other=0.0)
             diagonal = tl.load(G + j * K + j)
             moves = tl.load(free + j).to(tl.float64)
-            usable = tl.where(diagonal > largest * _RIDGE, moves, 0.0) > 0
+            usable = tl.where(diagonal > largest * _VANISHING, moves, 0.0) > 0
             chosen = (k == j)[:, None]
             slope = tl.sum(tl.where(chosen, c, 0.0), 0) - tl.sum(g[:, None] * v, 0)
             own = tl.sum(tl.where(chosen, v, 0.0), 0)

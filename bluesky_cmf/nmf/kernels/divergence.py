@@ -177,7 +177,9 @@ def _value(X, w, H, beta, floor):
         _reconstruct(w, H, first, floor, v[:n])
         left += _diverge(x[:n], v[:n], beta, d[:n], scratch[:n])
         for j in range(n):
-            squared += (np.float64(X[first + j]) - v[j]) ** 2
+            # The floor stands for nothing.
+            fitted = v[j] if v[j] > floor else 0.0
+            squared += (np.float64(X[first + j]) - fitted) ** 2
     return left, squared
 
 
