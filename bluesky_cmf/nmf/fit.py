@@ -35,6 +35,8 @@ MAX_SWEEPS, TOL, _EVENT_TOL = 2000, 1e-5, 1e-4
 MARGIN = 2e-4
 #: Multiply-adds of one step of a search.
 STEP_WORK = 600_000
+#: Growth since a search has begun that makes it worth beginning anew in idle time.
+_STALE = 1.02
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -81,7 +83,7 @@ class Fit:
         self.factors = self._factors(X, H, held)
         self.settled = False
         self._alarm = Alarm()
-        self._cursor = 0
+        self._cursor = self._searched = 0
         self._search: Steps | None = None
 
     # --- what a loss brings ----------------------------------------------------------------
@@ -191,6 +193,9 @@ class Fit:
             if found.objective >= (1 - MARGIN) * self.objective:
                 return False
             return self._take(self._challenger(found.H))
+        if len(self.X) > _STALE * self._searched:
+            # What was begun lately is gone on with; what was begun for other data is not.
+            self._search = None
         adopted = False
         while not self.settled and not deadline.passed:
             adopted = self._search_on() or adopted
@@ -225,6 +230,7 @@ class Fit:
         """Search without end: on some rows, from the fit that stands and from other starts."""
         while True:
             n, before = len(self.factors), self.objective
+            self._searched = n
             data, held = yield from self._sample_steps(n)
             own = self._sweeps(data, self.factors.H, held=held)
             yield from _sweep_steps(own, self.trial_sweeps)
