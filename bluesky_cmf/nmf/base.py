@@ -26,12 +26,12 @@ from bluesky_cmf.nmf.constraints import (
 )
 from bluesky_cmf.nmf.divergences import beta_divergence, checked_beta, zero_floor
 
-__all__ = ["Factor", "Goal", "NMFBase"]
+__all__ = ["CHECK_EVERY", "Factor", "Goal", "NMFBase", "settled"]
 
 Factor = Literal["W", "H"]
 
 #: Iterations between two looks at the objective, as in scikit-learn.
-_CHECK_EVERY = 10
+CHECK_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ class Goal:
         for factor in (W.double(), H.double()):
             total = total + self.l1 * factor.sum() + self.l2 / 2 * factor.square().sum()
         return float(total)
+
+
+def settled(curve: list[float], tol: float) -> bool:
+    """Whether the last look at the objective ends a fit."""
+    # The first objective of a random start says more about the draw than about the data.
+    return tol > 0 and math.sqrt(curve[-2]) - math.sqrt(curve[-1]) < tol * math.sqrt(curve[1])
 
 
 class NMFBase(nn.Module):
@@ -294,14 +300,13 @@ class NMFBase(nn.Module):
                 partner: Factor = "H" if factor == "W" else "W"
                 sums[partner] = self._half_step(factor, goal, sums[partner])
                 sums[factor] = None
-            if iteration % _CHECK_EVERY and iteration != max_iter:
+            if iteration % CHECK_EVERY and iteration != max_iter:
                 continue
             value = self._objective(goal)
             if value <= curve[-1]:
                 best = self.W.data, self.H.data
             curve.append(min(curve[-1], value))
-            # The first objective of a random start says more about the draw than about the data.
-            if tol > 0 and math.sqrt(curve[-2]) - math.sqrt(curve[-1]) < tol * math.sqrt(curve[1]):
+            if settled(curve, tol):
                 break
         self.W.data, self.H.data = best
         return curve

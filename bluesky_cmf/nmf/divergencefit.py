@@ -171,6 +171,11 @@ class ReweightedSweeps(Sweeps):
         self._ahead_W, self._ahead_H = self.W, self.H
         self._pace, self._safely = list(PACE), False
 
+    @property
+    def weights(self) -> torch.Tensor:
+        """The best weights so far, (N, K)."""
+        return self.W
+
     def _sweep_on(self, count: int) -> None:
         for _ in range(count):
             self._sweep()

@@ -1,5 +1,6 @@
 """The documented factorization: torch modules that fit a batch of patterns under constraints."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bluesky_cmf.nmf.base import Factor, Goal, NMFBase
+from bluesky_cmf.nmf.base import CHECK_EVERY, Factor, Goal, NMFBase, settled
+from bluesky_cmf.nmf.batch import sweeps_for
 from bluesky_cmf.nmf.constraints import (
     Entries,
     Flags,
@@ -16,6 +18,7 @@ from bluesky_cmf.nmf.constraints import (
     component_count,
     listed,
 )
+from bluesky_cmf.nmf.kernels import warm_up
 
 __all__ = ["NMF", "NMFD", "NMFBase"]
 
@@ -23,8 +26,10 @@ __all__ = ["NMF", "NMFD", "NMFBase"]
 class NMF(NMFBase):
     r"""Factorize patterns into weights and components: ``X ≈ W @ H``.
 
-    For every beta but 2 the steps are multiplicative, in closed form. For ``beta=2`` they are exact
-    minimisations over one component after another (HALS), which may leave zero again.
+    For a beta from 1 to 2, on the CPU, the fit goes by extrapolated sweeps: exact weights, and
+    components by coordinate descent (``beta=2``) or by least squares that are reweighted; zero may
+    be left again. Elsewhere the steps are multiplicative, in closed form, and for ``beta=2``
+    minimisations over one component after another (HALS).
 
     Parameters
     ----------
@@ -96,6 +101,9 @@ class NMF(NMFBase):
             device=device,
             **kwargs,
         )
+        if self.W.device.type == "cpu":
+            # Now, and not while somebody waits for a fit.
+            warm_up(beta=1.0)
 
     def reconstruct(self, H: Tensor, W: Tensor) -> Tensor:
         """Return ``W @ H``."""
@@ -125,6 +133,26 @@ class NMF(NMFBase):
             return W @ H, lambda gradient: gradient @ H.T
         return W @ H, lambda gradient: W.T @ gradient
 
+    def _descend(self, goal: Goal, free: list[Factor], tol: float, max_iter: int) -> list[float]:
+        start = self._objective(goal)
+        fixed = (self._W_fixed, self._H_fixed)
+        sweeps = None
+        if max_iter and math.isfinite(start) and 1 <= goal.beta <= 2:
+            sweeps = sweeps_for(goal, self.W.data, self.H.data, fixed=fixed, free=free)
+        if sweeps is None:
+            return super()._descend(goal, free, tol, max_iter)
+        curve, done = [start], 0
+        while done < max_iter and not (len(curve) > 1 and settled(curve, tol)):
+            count = min(CHECK_EVERY, max_iter - done)
+            sweeps.sweep(count)
+            done += count
+            # Of data without noise, rounding may leave less than nothing.
+            curve.append(max(0.0, min(curve[-1], sweeps.curve[-1])))
+        if sweeps.curve[-1] <= start:
+            self._replace("W", sweeps.weights.to(self.W.dtype))
+            self._replace("H", sweeps.H.to(self.H.dtype))
+        return curve
+
     def _half_step(self, factor: Factor, goal: Goal, partner_sum: Tensor | None) -> Tensor | None:
         if goal.beta != 2:
             return super()._half_step(factor, goal, partner_sum)
@@ -146,7 +174,7 @@ class NMFD(NMFBase):
 
     ``X[m, n] ≈ sum over k and t of W[m, k, t] * H[k, n - t]``: each example takes component k,
     moved by t = 0 ... T - 1 channels along the features, with weight ``W[m, k, t]``. With ``T=1``
-    it is `NMF`.
+    its model is that of `NMF`.
 
     Parameters
     ----------

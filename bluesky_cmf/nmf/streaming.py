@@ -17,6 +17,7 @@ from .deadline import Deadline
 from .divergencefit import DivergenceFit
 from .fit import Fit
 from .held import HeldWeights
+from .kernels import warm_up
 from .leastsquares import LeastSquares
 from .numerics import beta_of, check_numerics, chosen_device
 from .results import FitResult, RowFit, relative
@@ -106,6 +107,9 @@ class StreamingNMF:
         check_numerics(device=device, dtype=dtype, seed=seed)
         self._beta = beta_of(loss)
         self.device = chosen_device(device)
+        if self.device.type == "cpu":
+            # Now, and not at the first pattern.
+            warm_up(beta=self._beta)
         self.dtype, self.loss, self.seed = dtype, loss, seed
         self._components = Components.build(
             n_features,

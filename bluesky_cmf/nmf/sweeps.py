@@ -110,6 +110,12 @@ class Sweeps:
 
     H: torch.Tensor
     curve: list[float]
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The best weights so far, (N, K)."""
+        raise NotImplementedError
+
     #: Decrease of the objective that is lost in rounding.
     lost = 0.0
     _seconds = 0.0
@@ -179,6 +185,11 @@ class Alternation(Sweeps):
         factors.follow()
         self.curve = [factors.objective]
 
+    @property
+    def weights(self) -> torch.Tensor:
+        """The best weights so far, (N, K)."""
+        return self.factors.W.tensor()
+
     def _sweep_on(self, count: int) -> None:
         for _ in range(count):
             self.factors.descend(PASSES[1])
@@ -223,6 +234,11 @@ class Extrapolation(Sweeps):
         self._pace = list(PACE)
         self.curve = [self._objective(self.Wt, self.H, self.C)]
         self.lost = LOST * X.half_norm
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The best weights so far, (N, K)."""
+        return self.Wt.T
 
     def _sweep_on(self, count: int) -> None:
         """Do sweeps; keep each where it lowers the objective, else go on without its lead."""

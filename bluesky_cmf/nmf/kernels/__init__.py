@@ -24,8 +24,10 @@ def kernels_for(device: torch.device, *, beta: float = 2.0) -> ModuleType | None
     return _cpu("cpu" if beta == 2 else "divergence")
 
 
+@cache
+@cache
 def warm_up(*, beta: float = 2.0) -> None:
-    """Compile or load the CPU kernels: the first time takes seconds and holds the interpreter."""
+    """Compile or load the CPU kernels, once: it takes seconds and holds the interpreter."""
     for name in ("cpu",) if beta == 2 else ("cpu", "divergence"):
         kernels = _cpu(name)
         if kernels is not None:
