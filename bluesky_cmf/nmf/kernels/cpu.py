@@ -44,7 +44,6 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 #: Columns worked on at a time: what a step touches stays in the first-level cache.
 _COLUMNS = 512
-_LONG = 2048
 #: Ridge relative to the largest diagonal element, as in `updates.py`.
 RIDGE = 1e-12
 VANISHING = 1e-26
@@ -65,33 +64,55 @@ def times(X, H, C):
     N, F = X.shape
     K = len(H)
     C[:] = 0.0
-    for first in range(0, F, _LONG):
-        last = min(F, first + _LONG)
-        for i in range(N):
-            x = X[i, first:last]
+    for first in range(0, F, _COLUMNS):
+        last = min(F, first + _COLUMNS)
+        i = 0
+        # Two rows by four components: what is loaded is used several times.
+        while i + 2 <= N:
+            x, y = X[i, first:last], X[i + 1, first:last]
             k = 0
             while k + 4 <= K:
                 h0, h1 = H[k, first:last], H[k + 1, first:last]
                 h2, h3 = H[k + 2, first:last], H[k + 3, first:last]
-                c0 = c1 = c2 = c3 = 0.0
+                c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
                 for j in range(len(x)):
-                    value = np.float64(x[j])
+                    value, other = np.float64(x[j]), np.float64(y[j])
                     c0 += value * h0[j]
                     c1 += value * h1[j]
                     c2 += value * h2[j]
                     c3 += value * h3[j]
+                    d0 += other * h0[j]
+                    d1 += other * h1[j]
+                    d2 += other * h2[j]
+                    d3 += other * h3[j]
                 C[i, k] += c0
                 C[i, k + 1] += c1
                 C[i, k + 2] += c2
                 C[i, k + 3] += c3
+                C[i + 1, k] += d0
+                C[i + 1, k + 1] += d1
+                C[i + 1, k + 2] += d2
+                C[i + 1, k + 3] += d3
                 k += 4
             while k < K:
+                h = H[k, first:last]
+                c = d = 0.0
+                for j in range(len(x)):
+                    c += np.float64(x[j]) * h[j]
+                    d += np.float64(y[j]) * h[j]
+                C[i, k] += c
+                C[i + 1, k] += d
+                k += 1
+            i += 2
+        while i < N:
+            x = X[i, first:last]
+            for k in range(K):
                 h = H[k, first:last]
                 c = 0.0
                 for j in range(len(x)):
                     c += np.float64(x[j]) * h[j]
                 C[i, k] += c
-                k += 1
+            i += 1
 
 
 @compiled
@@ -112,7 +133,34 @@ def add_transposed_times(X, W, B):
         while i + 4 <= N:
             x0, x1 = X[i, first:last], X[i + 1, first:last]
             x2, x3 = X[i + 2, first:last], X[i + 3, first:last]
-            for k in range(K):
+            k = 0
+            # Four rows by four components, or two: what is loaded is used several times.
+            while k + 4 <= K:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
+                v0, v1, v2, v3 = W[i, k + 2], W[i + 1, k + 2], W[i + 2, k + 2], W[i + 3, k + 2]
+                t0, t1, t2, t3 = W[i, k + 3], W[i + 1, k + 3], W[i + 2, k + 3], W[i + 3, k + 3]
+                b, d = B[k, first:last], B[k + 1, first:last]
+                e, f = B[k + 2, first:last], B[k + 3, first:last]
+                for j in range(len(b)):
+                    y0, y1 = np.float64(x0[j]), np.float64(x1[j])
+                    y2, y3 = np.float64(x2[j]), np.float64(x3[j])
+                    b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
+                    d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
+                    e[j] += v0 * y0 + v1 * y1 + v2 * y2 + v3 * y3
+                    f[j] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
+                k += 4
+            while k + 2 <= K:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
+                b, d = B[k, first:last], B[k + 1, first:last]
+                for j in range(len(b)):
+                    y0, y1 = np.float64(x0[j]), np.float64(x1[j])
+                    y2, y3 = np.float64(x2[j]), np.float64(x3[j])
+                    b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
+                    d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
+                k += 2
+            while k < K:
                 w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
                 b = B[k, first:last]
                 for j in range(len(b)):
@@ -122,6 +170,7 @@ def add_transposed_times(X, W, B):
                         + w2 * np.float64(x2[j])
                         + w3 * np.float64(x3[j])
                     )
+                k += 1
             i += 4
         while i < N:
             x = X[i, first:last]
