@@ -3,7 +3,9 @@
 __all__ = ["Alarm"]
 
 #: How much more than usual of the patterns is left unexplained in a jump.
-_JUMP = 1.5
+_JUMP = 1.1
+#: How much more than lately one pattern counts for, at most.
+_MOST = 2.0
 #: Events over which what is left lately, and usually, is averaged.
 _LATELY, _USUALLY = 16, 256
 #: Growth since the last search that makes another one due.
@@ -30,6 +32,9 @@ class Alarm:
     def raised(self, n_patterns: int, left: float) -> bool:
         """Take in the part of the newest patterns that is left; tell whether a search is due."""
         self._events += 1
+        if self._lately > 0:
+            # One pattern that has gone wrong is no jump.
+            left = min(left, _MOST * self._lately)
         self._lately += (left - self._lately) / min(self._events, _LATELY)
         if self._lately > _JUMP * self._usually > 0 or n_patterns > _GROWTH * self._searched:
             self._on = True
@@ -40,4 +45,5 @@ class Alarm:
     def quiet(self, n_patterns: int, left: float) -> None:
         """Note that a search over so many patterns is through, and what it leaves of the latest."""
         self._on, self._searched = False, n_patterns
-        self._usually, self._events = left, _USUALLY
+        self._lately = self._usually = left
+        self._events = _USUALLY
