@@ -137,12 +137,6 @@ class Components:
         """Numbers of the components that may change."""
         return [k for k, held in enumerate(self.fixed) if not held]
 
-    @property
-    def shapeless(self) -> list[int]:
-        """Numbers of the free components that hold nothing but zeros."""
-        empty = (self.H.amax(1) <= 0).tolist()
-        return [k for k in self.free if empty[k]]
-
     def index(self, name: str) -> int:
         """Look a component up by name."""
         if self.names.count(name) != 1:

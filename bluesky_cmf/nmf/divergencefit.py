@@ -13,7 +13,7 @@ from .fit import Fit
 from .reweighting import Floor, HalfSteps
 from .rows import Rows
 from .rules import Rules
-from .sweeps import PACE, Data, Sweeps, exact_weights
+from .sweeps import Data, Pace, Sweeps, exact_weights
 from .updates import nnls, weight_errors
 
 __all__ = ["DivergenceFit", "Reweighted", "ReweightedSweeps"]
@@ -165,11 +165,11 @@ class ReweightedSweeps(Sweeps):
     ) -> None:
         self.steps, self.rules = HalfSteps(X, rules, floor), rules
         self._held = None if held is None else held.tensor()
-        self.H, self.W = H.clone(), exact_weights(X, H) if W is None else W.clone()
+        self.H, self.W = H.clone(), exact_weights(X, H)[0] if W is None else W.clone()
         _, _, value = self._rows(self.H, self.W)
         self.curve = [value + float(self.steps.penalty(self.H).sum())]
         self._ahead_W, self._ahead_H = self.W, self.H
-        self._pace, self._safely = list(PACE), False
+        self._pace, self._safely = Pace(), False
 
     @property
     def weights(self) -> torch.Tensor:
@@ -181,7 +181,6 @@ class ReweightedSweeps(Sweeps):
             self._sweep()
 
     def _sweep(self) -> None:
-        step, bound, growth, bound_growth, shrink = self._pace
         steps, W = self.steps, self._ahead_W.clone()
         if self._safely or not self.rules.extrapolable:
             lead = 0.0
@@ -189,7 +188,7 @@ class ReweightedSweeps(Sweeps):
             H, left = steps.safe_components(self._ahead_H, W)
             ahead_W = W
         else:
-            lead = step
+            lead = self._pace.step
             steps.leap(self._ahead_H, W)
             ahead_W = (W + lead * (W - self.W)).clamp_min(0)
             H, _ = steps.components(self._ahead_H, ahead_W, told=False)
@@ -199,13 +198,13 @@ class ReweightedSweeps(Sweeps):
             self._ahead_W = ahead_W
             self._ahead_H = (H + lead * (H - self.H)).clamp_min(0)
             self.W, self.H = W, H
-            self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
+            self._pace.good()
             self._safely = False
         else:
             # The next sweep starts from the best factors, and every step of it is watched.
             objective = self.curve[-1]
             self._ahead_W, self._ahead_H = self.W, self.H
-            self._pace[:2] = step / shrink, step
+            self._pace.bad()
             self._safely = True
         self.curve.append(objective)
 

@@ -26,14 +26,8 @@ class Factors(Factorization):
 
     Parameters
     ----------
-    X : Blocks
-        The data; rows appended to it are taken in by `follow`.
-    H : Tensor (K, F)
-        Components to start from.
-    rules : Rules
-        What is asked of the factors.
-    held : Rows, optional
-        Weights that are held, (N, K), NaN where they are free.
+    X, H, rules, held
+        As those of `Factorization`.
 
     Attributes
     ----------

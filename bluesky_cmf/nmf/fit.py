@@ -13,16 +13,13 @@ from .factorization import Factorization
 from .results import relative
 from .rows import Rows
 from .rules import Rules
-from .seeds import data_seeds, match_components
+from .seeds import as_shape, data_seeds, match_components, worst_of
 from .sweeps import Data, Descent, Sweeps
 
 __all__ = ["Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
-#: Squared relative residual below which nothing is left to explain.
-_EXPLAINED = 1e-6
-
 #: How many of the starts go on.
 FINALISTS = 3
 #: How much worse than the fit that stands a start may be after its trial and still be followed.
@@ -166,19 +163,18 @@ class Fit:
         factors = self.factors
         for k in factors.shapeless():
             n, before = len(factors), factors.objective
-            squared, norms = factors.squared.tensor(first, n)[:, 0], self.X.norms[first:n]
-            if not bool((squared > _EXPLAINED * norms).any()):
+            worst = worst_of(factors.squared.tensor(first, n)[:, 0], self.X.norms[first:n])
+            if worst is None:
                 break
-            worst = first + int(squared.argmax())
-            fit = factors.W.tensor(worst, worst + 1)[0] @ factors.H
-            left = (self.X.row(worst) - fit).clamp_min(0)
-            if float(left.amax()) <= 0:
+            row = first + worst
+            shape = as_shape(self.X.row(row) - factors.W.tensor(row, row + 1)[0] @ factors.H)
+            if shape is None:
                 break
-            factors.reseed(k, left / left.amax())
+            factors.reseed(k, shape)
             factors.resolve(first, n)
             if self.rules.penalised and factors.objective > before:
                 # The penalty has put it to zero, and would again.
-                factors.reseed(k, torch.zeros_like(left))
+                factors.reseed(k, torch.zeros_like(shape))
                 factors.resolve(first, n)
                 break
 

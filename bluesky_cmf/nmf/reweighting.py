@@ -242,25 +242,25 @@ class HalfSteps:
         found = self._row_values(X, W, H)
         before = float(found.sum())
         # Weights that do not add up to their total are no place to compare with.
-        anything = (W.sum(1) - rules.total_or_nan).abs() > 1e-9 * rules.total_or_nan
-        todo = torch.ones_like(anything)
+        off_total = (W.sum(1) - rules.total_or_nan).abs() > 1e-9 * rules.total_or_nan
+        going = torch.ones_like(off_total)
         for _ in range(steps):
             U, G = self.curvature(H, (W @ H).clamp_min(self.floor))
             C = (U * raised) @ H.T
             Z = solve_rows(C, G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
-            length = torch.where(todo, 1.0, 0.0).to(W.dtype)
+            length = torch.where(going, 1.0, 0.0).to(W.dtype)
             for _trial in range(_TRIALS):
                 trial = W + length[:, None] * (Z - W)
                 value = self._row_values(X, trial, H)
-                worse = (value > found) & ~anything & todo
+                worse = (value > found) & ~off_total & going
                 if not bool(worse.any()):
                     break
                 length = torch.where(worse, _SHORTER * length, length)
-            taken = todo & ~worse
-            todo = taken & (anything | (found - value > _STILL * found.abs()))
+            taken = going & ~worse
+            going = taken & (off_total | (found - value > _STILL * found.abs()))
             W[taken], found = trial[taken], torch.where(taken, value, found)
-            anything = anything & ~taken
-            if not bool(todo.any()):
+            off_total = off_total & ~taken
+            if not bool(going.any()):
                 break
         fit[:, 0] = (X - W @ H).square().sum(1)
         fit[:, 1] = found - self.penalty(W.T)

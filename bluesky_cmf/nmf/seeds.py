@@ -6,7 +6,7 @@ import torch
 
 from .sweeps import Data, exact_weights, squared_residuals
 
-__all__ = ["data_seeds", "match_components", "seed_worst"]
+__all__ = ["as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
 
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
@@ -34,17 +34,30 @@ def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
     H = H.clone()
     H[list(empty)] = 0
     for k in empty:
-        W = exact_weights(X, H)
-        squared = squared_residuals(X, W, H, X.times(H))
-        if not bool((squared > _EXPLAINED * X.norms).any()):
+        W, C = exact_weights(X, H)
+        worst = worst_of(squared_residuals(X, W, H, C), X.norms)
+        if worst is None:
             break
-        worst = int(squared.argmax())
         row = X.row(worst)
-        seed = (row - W[worst] @ H).clamp_min(0) if residual else row
-        if float(seed.amax()) <= 0:
+        seed = as_shape(row - W[worst] @ H if residual else row)
+        if seed is None:
             break
-        H[k] = seed / seed.amax()
+        H[k] = seed
     return H
+
+
+def worst_of(squared: torch.Tensor, norms: torch.Tensor) -> int | None:
+    """Tell which row has the largest squared residual; None where all are explained."""
+    if not bool((squared > _EXPLAINED * norms).any()):
+        return None
+    return int(squared.argmax())
+
+
+def as_shape(pattern: torch.Tensor) -> torch.Tensor | None:
+    """Give what is positive of a pattern (F,) with maximum 1; None where nothing is."""
+    positive = pattern.clamp_min(0)
+    largest = positive.amax()
+    return positive / largest if float(largest) > 0 else None
 
 
 def data_seeds(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -17,11 +17,11 @@ from .updates import coordinate_descent, nnls
 __all__ = [
     "LOST",
     "NEVER",
-    "PACE",
     "Alternation",
     "Data",
     "Descent",
     "Extrapolation",
+    "Pace",
     "Sweeps",
     "exact_weights",
     "squared_residuals",
@@ -40,9 +40,6 @@ _LOOK = 0.005
 #: No deadline.
 NEVER = Deadline()
 
-# Extrapolation of Ang and Gillis, Neural Computation 31, 417 (2019), arXiv 1805.06604: step,
-# its bound, the growth of both after a good sweep, and how the step shrinks after a bad one.
-PACE = (0.5, 1.0, 1.05, 1.01, 1.5)
 _NO_BASIS = np.zeros((0, 0))
 
 
@@ -71,6 +68,34 @@ class Data(Protocol):
         """Give the data as one matrix, or two to be multiplied, for kernels to sweep over."""
 
 
+@dataclass
+class Pace:
+    """How far an extrapolation leads: Ang and Gillis, Neural Computation 31, 417 (2019).
+
+    Parameters
+    ----------
+    step, bound : float
+        How far now, and at most.
+    growth, bound_growth, shrink : float
+        How both grow after a good sweep, and how the step shrinks after a bad one.
+    """
+
+    step: float = 0.5
+    bound: float = 1.0
+    growth: float = 1.05
+    bound_growth: float = 1.01
+    shrink: float = 1.5
+
+    def good(self) -> None:
+        """Lead further."""
+        self.step = min(self.bound, self.growth * self.step)
+        self.bound = min(1.0, self.bound_growth * self.bound)
+
+    def bad(self) -> None:
+        """Lead less far, and never so far again for a while."""
+        self.bound, self.step = self.step, self.step / self.shrink
+
+
 @dataclass(frozen=True)
 class Descent:
     """Where a descent arrived: components H (K, F), the objective, and why it ended."""
@@ -81,9 +106,10 @@ class Descent:
     sweeps: int
 
 
-def exact_weights(X: Data, H: torch.Tensor) -> torch.Tensor:
-    """Solve for the weights (N, K) of all rows of X, given H (K, F)."""
-    return _solve(X.device, X.times(H), H @ H.T)
+def exact_weights(X: Data, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Solve for the weights of all rows of X, given H (K, F); give them and XHᵀ, both (N, K)."""
+    C = X.times(H)
+    return _solve(X.device, C, H @ H.T), C
 
 
 def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
@@ -231,7 +257,7 @@ class Extrapolation(Sweeps):
         self.Wt = W.T.clone(memory_format=torch.contiguous_format)
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
         self._ahead_C = self.C.clone()
-        self._pace = list(PACE)
+        self._pace = Pace()
         self.curve = [self._objective(self.Wt, self.H, self.C)]
         self.lost = LOST * X.half_norm
 
@@ -252,7 +278,7 @@ class Extrapolation(Sweeps):
     def _sweep_fused(
         self, kernels: object, fused: tuple[torch.Tensor, torch.Tensor | None], count: int
     ) -> None:
-        curve, pace = np.empty(count), np.array(self._pace)
+        curve, pace = np.empty(count), np.array(astuple(self._pace))
         rows, basis = fused
         kernels.sweep(  # type: ignore[attr-defined]
             rows.numpy(),
@@ -272,11 +298,11 @@ class Extrapolation(Sweeps):
             count,
             curve,
         )
-        self._pace = pace.tolist()
+        self._pace = Pace(*pace.tolist())
         self.curve += curve.tolist()
 
     def _sweep(self) -> None:
-        step, bound, growth, bound_growth, shrink = self._pace
+        step = self._pace.step
         every, X, rules = range(len(self.H)), self.X, self.rules
         free = list(rules.free)
         penalty = rules.l2 * torch.eye(len(self.H), dtype=self.H.dtype, device=self.H.device)
@@ -296,11 +322,11 @@ class Extrapolation(Sweeps):
             self._ahead_H[free] += step * (H - self.H)[free]
             self._ahead_C = C + step * (C - self.C)
             self.Wt, self.H, self.C = Wt, H, C
-            self._pace[:2] = min(bound, growth * step), min(1.0, bound_growth * bound)
+            self._pace.good()
         else:
             objective = self.curve[-1]
             self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self.C
-            self._pace[:2] = step / shrink, step
+            self._pace.bad()
         self.curve.append(objective)
 
     def _objective(self, Wt: torch.Tensor, H: torch.Tensor, C: torch.Tensor) -> float:

@@ -197,16 +197,16 @@ def _pivot(C: torch.Tensor, G: torch.Tensor, asked: torch.Tensor) -> torch.Tenso
         gradient = _apply(G, weights) - C
         wrong = (passive & (weights < -tolerance)) | (asked & ~passive & (gradient < -tolerance))
         count = wrong.sum(1).to(C.dtype)
-        todo = count.nonzero()[:, 0]
-        if not len(todo):
+        unsolved = count.nonzero()[:, 0]
+        if not len(unsolved):
             break
         better = count < fewest
         fewest = torch.where(better, count, fewest)
         chances = torch.where(better, torch.full_like(chances, _FULL_EXCHANGES), chances - 1)
         flip = torch.where((chances >= 0)[:, None], wrong, _last_only(wrong))
         passive = passive ^ flip
-        some = G if G.ndim == 2 else G[todo]
-        weights[todo] = _solve_passive(C[todo], some, passive[todo])
+        some = G if G.ndim == 2 else G[unsolved]
+        weights[unsolved] = _solve_passive(C[unsolved], some, passive[unsolved])
     return weights.clamp_min(0)
 
 

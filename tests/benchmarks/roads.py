@@ -30,7 +30,7 @@ def exact_objective(X: np.ndarray, H: np.ndarray) -> float:
     blocks = Blocks(X.shape[1], dtype=torch.float64, device=torch.device("cpu"))
     blocks.append(torch.tensor(X, dtype=torch.float64))
     components = torch.tensor(np.maximum(H, 0), dtype=torch.float64)
-    W = exact_weights(blocks, components)
+    W, _ = exact_weights(blocks, components)
     return 0.5 * float(((torch.tensor(X, dtype=torch.float64) - W @ components) ** 2).sum())
 
 

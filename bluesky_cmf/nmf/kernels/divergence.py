@@ -205,7 +205,7 @@ def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
         found = left[i] + _penalty(W[i], l1, l2)
         before += found
         # Weights that do not add up to their total are no place to compare with.
-        anything = not np.isnan(total) and abs(W[i].sum() - total) > 1e-9 * total
+        off_total = not np.isnan(total) and abs(W[i].sum() - total) > 1e-9 * total
         for _ in range(steps):
             _system(X[i], W[i], H, beta, floor, G, c)
             solve_weights(G, c, l1, l2, total, here, z)
@@ -215,14 +215,14 @@ def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
                     w[k] = W[i, k] + length * (z[k] - W[i, k])
                 new_left, new_squared = _value(X[i], w, H, beta, floor)
                 value = new_left + _penalty(w, l1, l2)
-                if value <= found or anything:
+                if value <= found or off_total:
                     lower = True
                     break
                 length *= 0.25
             if not lower:
                 break
-            still = not anything and found - value <= _STILL * abs(found)
-            anything = False
+            still = not off_total and found - value <= _STILL * abs(found)
+            off_total = False
             W[i], found, left[i], squared[i] = w, value, new_left, new_squared
             if still:
                 break
