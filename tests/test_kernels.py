@@ -1,6 +1,10 @@
 """The fused kernels do what the torch functions say."""
 
 import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +134,42 @@ def test_fused_rows_are_solved_for_as_the_reference_says(shape, seed, asked):
         if held is not None:
             kept = ~held.tensor().isnan()
             assert torch.equal(weights[kept], held.tensor()[kept])
+
+
+ASK = """
+import numpy as np
+from copied import products, user
+print(user.trace(np.ones((2, 3))))
+"""
+USER = """
+import numpy as np
+from .products import compiled, gram
+
+@compiled
+def trace(V):
+    G = np.empty((len(V), len(V)))
+    gram(V, G)
+    return G[0, 0] + G[1, 1]
+"""
+
+
+def test_a_kernel_is_compiled_anew_where_one_that_it_calls_has_changed(tmp_path):
+    """numba's cache looks at the file of a function alone: it would give the old number."""
+    package = tmp_path / "copied"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    products = package / "products.py"
+    shutil.copy(Path(kernels.__file__).parent / "products.py", products)
+    (package / "user.py").write_text(USER)
+
+    def ask():
+        run = subprocess.run(
+            [sys.executable, "-c", ASK], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        return float(run.stdout)
+
+    assert ask() == 6.0
+    assert list(package.glob("__pycache__/kernels-*/**/*.nbc")), "nothing was kept"
+    products.write_text(products.read_text().replace("g += v[j] * u[j]", "g += 2 * v[j] * u[j]"))
+    assert ask() == 12.0

@@ -6,12 +6,11 @@ both have the same gradient. X may be float32 or float64; everything else is flo
 
 import numpy as np
 
-from .cpu import RIDGE, compiled, solve_weights
+from .nnls import RIDGE, solve_weights
+from .products import COLUMNS, compiled
 
 __all__ = ["accumulate", "evaluate", "leap", "rows", "solve", "warm_up"]
 
-#: Columns worked on at a time: what a step touches stays in the first-level cache.
-_COLUMNS = 512
 #: Trials of a step, each a quarter as long as the one before, until it lowers the divergence.
 _TRIALS = 5
 #: Decrease of a row, relative to its divergence, that is worth no further step.
@@ -138,10 +137,10 @@ def _penalty(w, l1, l2):
 def _system(X, w, H, beta, floor, G, c):
     """Add up the reweighted problem of one row, G (K, K) and c (K,), at its weights w."""
     F, K = H.shape[1], len(H)
-    x, v, u = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    x, v, u = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
     G[:], c[:] = 0.0, 0.0
-    for first in range(0, F, _COLUMNS):
-        last = min(F, first + _COLUMNS)
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
         n = last - first
         _load(X[first:last], beta, floor, x)
         _reconstruct(w, H, first, floor, v[:n])
@@ -167,11 +166,11 @@ def _system(X, w, H, beta, floor, G, c):
 def _value(X, w, H, beta, floor):
     """Sum the divergence and the squared residual of one row at its weights w."""
     F = H.shape[1]
-    x, v = np.empty(_COLUMNS), np.empty(_COLUMNS)
-    d, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS)
+    x, v = np.empty(COLUMNS), np.empty(COLUMNS)
+    d, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
     left = squared = 0.0
-    for first in range(0, F, _COLUMNS):
-        last = min(F, first + _COLUMNS)
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
         n = last - first
         _load(X[first:last], beta, floor, x)
         _reconstruct(w, H, first, floor, v[:n])
@@ -252,14 +251,14 @@ def accumulate(X, W, H, free, beta, floor, G, C, left):
     """
     N, F = X.shape
     n = len(free)
-    x, v, u = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
-    d, rest, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    x, v, u = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
+    d, rest, scratch = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
     others = np.ones(len(H), np.bool_)
     for k in free:
         others[k] = False
     kept = np.empty(len(H))
-    for first in range(0, F, _COLUMNS):
-        last = min(F, first + _COLUMNS)
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
         size = last - first
         for i in range(N):
             _load(X[i, first:last], beta, floor, x)
@@ -324,10 +323,10 @@ def solve(G, C, free, l1, l2, passes, H):
 def evaluate(X, W, H, beta, floor, left):
     """Add up the divergence of each column, (F,)."""
     N, F = X.shape
-    x, v = np.empty(_COLUMNS), np.empty(_COLUMNS)
-    d, scratch = np.empty(_COLUMNS), np.empty(_COLUMNS)
-    for first in range(0, F, _COLUMNS):
-        last = min(F, first + _COLUMNS)
+    x, v = np.empty(COLUMNS), np.empty(COLUMNS)
+    d, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
         size = last - first
         for i in range(N):
             _load(X[i, first:last], beta, floor, x)

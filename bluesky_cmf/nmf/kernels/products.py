@@ -1,0 +1,196 @@
+"""Products with the data and Gram matrices, in numba: no interpreter lock, no dispatch.
+
+X may be float32 or float64; everything else is float64. One thread: a core is left to the scan.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import config, njit
+
+__all__ = ["COLUMNS", "add_transposed_times", "compiled", "gram", "times", "transposed_times"]
+
+#: Rounding may be reassociated, as BLAS does; NaN and infinity keep their meaning.
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+
+
+@cache
+def _fingerprint() -> str:
+    """Tell this version of all kernels from any other."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+@contextmanager
+def _cache_of_this_version() -> Iterator[None]:
+    """Let numba keep what it compiles where no other version of the kernels looks.
+
+    It looks for changes in the file of a function alone, not in those of what it calls.
+    """
+    before = config.CACHE_DIR
+    base = Path(before) if before else Path(__file__).parent / "__pycache__"
+    config.CACHE_DIR = str(base / f"kernels-{_fingerprint()}")
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function, and keep it for the next process where that is possible."""
+    try:
+        with _cache_of_this_version():
+            return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # Neither the package nor the home can be written to: compile anew in each process.
+        return njit(**_OPTIONS)(function)
+
+
+#: Columns worked on at a time: what a step touches stays in the first-level cache.
+COLUMNS = 512
+
+
+@compiled
+def times(X, H, C):
+    """C = XHᵀ, (N, K)."""
+    N, F = X.shape
+    K = len(H)
+    C[:] = 0.0
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
+        i = 0
+        # Two rows by four components: what is loaded is used several times.
+        while i + 2 <= N:
+            x, y = X[i, first:last], X[i + 1, first:last]
+            k = 0
+            while k + 4 <= K:
+                h0, h1 = H[k, first:last], H[k + 1, first:last]
+                h2, h3 = H[k + 2, first:last], H[k + 3, first:last]
+                c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
+                for j in range(len(x)):
+                    value, other = np.float64(x[j]), np.float64(y[j])
+                    c0 += value * h0[j]
+                    c1 += value * h1[j]
+                    c2 += value * h2[j]
+                    c3 += value * h3[j]
+                    d0 += other * h0[j]
+                    d1 += other * h1[j]
+                    d2 += other * h2[j]
+                    d3 += other * h3[j]
+                C[i, k] += c0
+                C[i, k + 1] += c1
+                C[i, k + 2] += c2
+                C[i, k + 3] += c3
+                C[i + 1, k] += d0
+                C[i + 1, k + 1] += d1
+                C[i + 1, k + 2] += d2
+                C[i + 1, k + 3] += d3
+                k += 4
+            while k < K:
+                h = H[k, first:last]
+                c = d = 0.0
+                for j in range(len(x)):
+                    c += np.float64(x[j]) * h[j]
+                    d += np.float64(y[j]) * h[j]
+                C[i, k] += c
+                C[i + 1, k] += d
+                k += 1
+            i += 2
+        while i < N:
+            x = X[i, first:last]
+            for k in range(K):
+                h = H[k, first:last]
+                c = 0.0
+                for j in range(len(x)):
+                    c += np.float64(x[j]) * h[j]
+                C[i, k] += c
+            i += 1
+
+
+@compiled
+def transposed_times(X, W, B):
+    """B = WᵀX, (K, F)."""
+    B[:] = 0.0
+    add_transposed_times(X, W, B)
+
+
+@compiled
+def add_transposed_times(X, W, B):
+    """B += WᵀX, (K, F)."""
+    N, F = X.shape
+    K = W.shape[1]
+    for first in range(0, F, COLUMNS):
+        last = min(F, first + COLUMNS)
+        i = 0
+        while i + 4 <= N:
+            x0, x1 = X[i, first:last], X[i + 1, first:last]
+            x2, x3 = X[i + 2, first:last], X[i + 3, first:last]
+            k = 0
+            # Four rows by four components, or two: what is loaded is used several times.
+            while k + 4 <= K:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
+                v0, v1, v2, v3 = W[i, k + 2], W[i + 1, k + 2], W[i + 2, k + 2], W[i + 3, k + 2]
+                t0, t1, t2, t3 = W[i, k + 3], W[i + 1, k + 3], W[i + 2, k + 3], W[i + 3, k + 3]
+                b, d = B[k, first:last], B[k + 1, first:last]
+                e, f = B[k + 2, first:last], B[k + 3, first:last]
+                for j in range(len(b)):
+                    y0, y1 = np.float64(x0[j]), np.float64(x1[j])
+                    y2, y3 = np.float64(x2[j]), np.float64(x3[j])
+                    b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
+                    d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
+                    e[j] += v0 * y0 + v1 * y1 + v2 * y2 + v3 * y3
+                    f[j] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
+                k += 4
+            while k + 2 <= K:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
+                b, d = B[k, first:last], B[k + 1, first:last]
+                for j in range(len(b)):
+                    y0, y1 = np.float64(x0[j]), np.float64(x1[j])
+                    y2, y3 = np.float64(x2[j]), np.float64(x3[j])
+                    b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
+                    d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
+                k += 2
+            while k < K:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                b = B[k, first:last]
+                for j in range(len(b)):
+                    b[j] += (
+                        w0 * np.float64(x0[j])
+                        + w1 * np.float64(x1[j])
+                        + w2 * np.float64(x2[j])
+                        + w3 * np.float64(x3[j])
+                    )
+                k += 1
+            i += 4
+        while i < N:
+            x = X[i, first:last]
+            for k in range(K):
+                w = W[i, k]
+                b = B[k, first:last]
+                for j in range(len(b)):
+                    b[j] += w * np.float64(x[j])
+            i += 1
+
+
+@compiled
+def gram(V, G):
+    """G = VVᵀ for V (K, M)."""
+    for k in range(len(V)):
+        for m in range(k + 1):
+            v, u = V[k], V[m]
+            g = 0.0
+            for j in range(len(v)):
+                g += v[j] * u[j]
+            G[k, m] = g
+            G[m, k] = g
