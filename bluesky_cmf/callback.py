@@ -6,8 +6,8 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,13 +18,32 @@ from .dataset import Dataset
 from .documents import Emit
 from .emitter import Emitter
 from .errors import DataKeyError, InputError
-from .intake import Arrival, Closed, Intake, Opened, Refused, as_source
+from .intake import (
+    Arrival,
+    Closed,
+    Files,
+    Handlers,
+    Intake,
+    Opened,
+    Refused,
+    as_handlers,
+    as_source,
+    is_dark,
+)
 from .nmf.kernels import warm_up
 from .nmf.numerics import beta_of, check_numerics
 from .nmf.results import FitResult
 from .phases import Phase
 from .preprocess import Preprocess
-from .recipe import Change, Component, Pattern, Recipe, held_pattern, known_and_free
+from .recipe import (
+    Change,
+    Component,
+    FrameIntegrator,
+    Pattern,
+    Recipe,
+    held_pattern,
+    known_and_free,
+)
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
@@ -91,6 +110,18 @@ class LiveNMF:
     loss : {"frobenius", "kullback-leibler", "itakura-saito"} or float, optional
         What the fit lowers: half the squared difference, or a beta-divergence; Kullback and
         Leibler's is right for counts.
+    negative : {"reject", "clip", "offset"}, optional
+        What becomes of patterns with negative values: ``Preprocess(negative=…)`` in short.
+    integrator : Integrator, optional
+        Makes patterns of 2-D frames; `bluesky_cmf.Integrator` does it with pyFAI. The axis is
+        its own then, and ``x`` is left out.
+    skip : callable, optional
+        Tells by the start document which runs are passed over, ``skip(start) -> bool``. By
+        default those that take dark or flat frames, by the metadata in use (`is_dark`).
+    handlers : mapping of str to callable, optional
+        Handlers of files by the ``spec`` of resource documents, before those that are installed.
+    root_map : mapping of str to str, optional
+        Folders as documents name them, and where they are on this machine.
 
     Attributes
     ----------
@@ -126,13 +157,35 @@ class LiveNMF:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         loss: str | float = "frobenius",
+        negative: Literal["reject", "clip", "offset"] | None = None,
+        integrator: FrameIntegrator | None = None,
+        skip: Callable[[Mapping[str, Any]], bool] | None = None,
+        handlers: Handlers | None = None,
+        root_map: Mapping[str, str] | None = None,
     ) -> None:
         if scope not in ("run", "session"):
             raise InputError(f"scope: expected 'run' or 'session', got {scope!r}")
         if not isinstance(preprocess, Preprocess | None):
             raise InputError(f"preprocess: expected a Preprocess, got {preprocess!r}")
+        if skip is not None and not callable(skip):
+            raise InputError(f"skip: expected f(start) -> bool, got {skip!r}")
+        if integrator is not None and (x is not None or not callable(integrator)):
+            raise InputError(
+                f"integrator: expected an Integrator and no x, got {integrator!r} and x={x!r}"
+            )
+        preprocess = preprocess or Preprocess()
+        if negative is not None:
+            preprocess = replace(preprocess, negative=negative)
+        _check_signs(phases, preprocess)
         source = as_source(pattern, x=x, independent=independent, stream=stream)
-        self._intake = Intake(source, remember=scope == "session")
+        self._intake = Intake(
+            source,
+            files=Files(*as_handlers(handlers, root_map)),
+            remember=scope == "session",
+            skip=is_dark if skip is None else skip,
+        )
+        #: Several RunEngines may call at the same time.
+        self._taking = threading.Lock()
         self._scope = scope
         self._components = known_and_free(phases, n_components)
         metadata = {
@@ -143,7 +196,7 @@ class LiveNMF:
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
         beta = beta_of(loss)
-        self._recipe = Recipe(preprocess or Preprocess(), device, dtype, seed, loss, metadata)
+        self._recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata)
         # What the user sees of the latest dataset's components; changes are checked against it.
         self._current = self._components
         self._lock = threading.RLock()
@@ -169,13 +222,20 @@ class LiveNMF:
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; never raises."""
+        items: list[_Item] = []
         try:
-            for item in self._intake(name, doc):
+            with self._taking:
+                # What comes before an error is kept.
+                items.extend(self._intake(name, doc))
+        except Exception as error:
+            self._fault(error, f"a {name!r} document could not be read")
+        try:
+            for item in items:
                 if isinstance(item, Arrival):
                     self._arrived[self._scope_key(item.run)] += 1
                 self._put(item)
         except Exception as error:
-            self._fault(error, f"a {name!r} document could not be read")
+            self._fault(error, f"a {name!r} document could not be taken")
 
     # --- documents out ---------------------------------------------------------------------
 
@@ -320,7 +380,8 @@ class LiveNMF:
         """
         self._put(_Reset())
         self._error = None
-        self._intake.forget()
+        with self._taking:
+            self._intake.forget()
 
     def close(self, timeout: float | None = None) -> bool:
         """Close what is open, publish it, and end the threads; later documents are passed over.
@@ -387,6 +448,11 @@ class LiveNMF:
 
     def _refuse(self, refused: Refused) -> None:
         key = self._scope_key(refused.run)
+        if refused.skipped:
+            # In a session it is told why the pattern is not there; alone it is nobody's.
+            if key in self._datasets:
+                self._datasets[key].refuse(refused)
+            return
         if self._scope == "session" and isinstance(refused.error, DataKeyError):
             # Another kind of scan between those of the session.
             self._fault(refused.error, f"run {refused.run[:8]}")
@@ -507,6 +573,16 @@ class LiveNMF:
         if repr(error) != repr(self._error):
             logger.error("%s: %s", what, error, exc_info=error)
         self._error = error
+
+
+def _check_signs(phases: Sequence[Phase], preprocess: Preprocess) -> None:
+    """Refuse phases with negative values where the fit would refuse them at every pattern."""
+    for phase in phases if isinstance(phases, Sequence) else ():
+        if isinstance(phase, Phase) and phase.signed and preprocess.negative == "reject":
+            raise InputError(
+                f"phases: {phase.name!r} may be negative (signed=True); say what becomes of "
+                "negative values (negative='clip' or 'offset')"
+            )
 
 
 def _put_the_scan_first(beta: float) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from . import __version__
@@ -20,18 +19,16 @@ from .documents import (
     Point,
     component_record,
 )
-from .errors import AxisError, CMFError, PatternError
+from .errors import CMFError, PatternError
+from .fitting import Fitting
 from .intake import Arrival, Refused
+from .judging import pattern_of
 from .nmf.results import FitResult
-from .nmf.streaming import StreamingNMF
-from .phases import Phase, resample
 from .recipe import Change, Component, Recipe
 
 __all__ = ["Dataset"]
 
 logger = logging.getLogger(__name__)
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False)
@@ -49,15 +46,15 @@ class Dataset:
     emit: Emit
     lazy: bool = False
     error: Exception | None = None
-    _model: StreamingNMF | None = field(init=False, default=None)
+    _model: Fitting | None = field(init=False, default=None)
     _run: AnalysisRun | None = field(init=False, default=None)
     _axis: Axis | None = field(init=False, default=None)
-    _raw_axis: Array | None = field(init=False, default=None)
     _variables: tuple[Independent, ...] = field(init=False, default=(PATTERN_NUMBER,))
     _points: list[Point] = field(init=False, default_factory=list)
     _refused: list[Refused] = field(init=False, default_factory=list)
     _n_refused: int = field(init=False, default=0)
     _published: int = field(init=False, default=0)
+    _fit_failed: bool = field(init=False, default=False)
 
     @property
     def shaped(self) -> bool:
@@ -102,10 +99,15 @@ class Dataset:
     def improve(self, budget: float, *, interrupted: Callable[[], bool]) -> bool:
         """Spend idle time on a better fit; tell whether more time may bring more."""
         model = self._model
-        if model is None or not self._published:
+        if model is None or not self._published or self._fit_failed:
             return False
-        if not model.settled and model.improve(budget, interrupted=interrupted):
-            self._snapshot_if_due()
+        try:
+            if not model.settled and model.improve(budget, interrupted):
+                self._snapshot_if_due()
+        except Exception as error:
+            self._fault(error)
+            return False
+        self._tell_faults()
         return not model.settled
 
     def change(self, change: Change) -> None:
@@ -122,7 +124,7 @@ class Dataset:
         if change.action in ("add", "remove"):
             # This analysis run ends here, and it ends with a converged fit as every other.
             self._converge()
-        self._change_model(self._model, change)
+        self._model.change(change)
         if change.action in ("fix", "release"):
             self.components = after
             self._open_run().constraint(change.action, name, self._model.n_patterns)
@@ -145,29 +147,41 @@ class Dataset:
             exit_status, reason = "fail", f"the fit failed: {self.error}"
         for point in self._points[self._published :]:
             run.reject(point.source_run, point.source_seq_num, reason)
-        run.close(exit_status, reason)
+        self._tell_faults()
+        run.close(exit_status, reason, device=self._device())
         self._run = None
 
     # --- patterns --------------------------------------------------------------------------
 
     def _append(self, arrival: Arrival) -> None:
-        x, y = _oriented(arrival.x, arrival.pattern)
-        _check_values(y)
+        loaded = arrival.loaded()
+        x, y = pattern_of(loaded.pattern, loaded.x, self.recipe.integrator)
+        model = self._model
+        if model is None:
+            given = loaded.x is not None or self.recipe.integrator is not None
+            model = Fitting(self.recipe, self.components, x, given=given)
+        pattern = model.prepared(x, y)
         if self._model is None:
-            self._build(arrival, x)
-        if self._raw_axis is None or self._model is None:
-            raise RuntimeError("the model is built before its first pattern")
-        if arrival.x is None and len(y) != len(self._raw_axis):
-            raise PatternError(f"expected {len(self._raw_axis)} points, got {len(y)}")
-        y = resample(x, y, self._raw_axis, what="the pattern")
+            self._open_model(model, arrival)
         if self._run is None and not self._points:
             # The first pattern says what weights are drawn against.
             self._variables = arrival.variables or (PATTERN_NUMBER,)
-        point = self._point(arrival)
-        self._model.append(self.recipe.preprocess(self._raw_axis, y))
+        point = self._point(arrival, loaded.values)
+        model.append(pattern)
         self._points.append(point)
 
-    def _point(self, arrival: Arrival) -> Point:
+    def _open_model(self, model: Fitting, arrival: Arrival) -> None:
+        """Take the model that the first usable pattern has made."""
+        integrator, self._model = self.recipe.integrator, model
+        name, units = arrival.x_name, arrival.x_units
+        if integrator is not None:
+            name, units = integrator.name, integrator.units
+        self._axis = Axis(name, units, model.axis)
+        if self._run is not None:
+            # It was opened by a pattern that was refused.
+            self._run.axis = self._axis
+
+    def _point(self, arrival: Arrival, values: Mapping[str, float]) -> Point:
         position = []
         for variable in self._variables:
             if variable is PATTERN_NUMBER:
@@ -175,47 +189,8 @@ class Dataset:
             elif variable.field == "time":
                 position.append(arrival.time - float(self.raw_start.get("time", 0.0)))
             else:
-                position.append(arrival.values.get(variable.field, math.nan))
+                position.append(values.get(variable.field, math.nan))
         return Point(arrival.run, arrival.stream, arrival.seq_num, tuple(position))
-
-    def _build(self, arrival: Arrival, x: Array) -> None:
-        """Build the model on the axis of the first pattern."""
-        axis = self.recipe.preprocess.axis(x)
-        components = self.components
-        model = StreamingNMF(
-            len(axis),
-            len(components),
-            names=[component.name for component in components],
-            components=[self._values(component, x) for component in components],
-            fixed=[component.fixed for component in components],
-            device=self.recipe.device,
-            dtype=self.recipe.dtype,
-            seed=self.recipe.seed,
-            loss=self.recipe.loss,
-        )
-        self._model, self._raw_axis = model, x
-        self._axis = Axis(arrival.x_name, arrival.x_units, axis)
-        if self._run is not None:
-            # It was opened by a pattern that was refused.
-            self._run.axis = self._axis
-
-    def _values(self, component: Component, x: Array) -> Array | None:
-        """Bring a component's pattern onto the model's axis, by the steps that data go through.
-
-        An array is on that axis already, as the components of a result are.
-        """
-        pattern = component.pattern
-        if not isinstance(pattern, Phase):
-            length = len(self.recipe.preprocess.axis(x))
-            if pattern is not None and len(pattern) != length:
-                raise AxisError(
-                    f"component {component.name!r} is held at an array of {len(pattern)} points, "
-                    f"but {length} are fitted; fix it again, at a Phase or at an array as long"
-                )
-            return pattern
-        # A phase has to cover what is fitted, not what is cropped away.
-        kept = self.recipe.preprocess.axis(x)
-        return self.recipe.preprocess(kept, pattern.on(kept))
 
     # --- fits ------------------------------------------------------------------------------
 
@@ -228,12 +203,14 @@ class Dataset:
             result = model.refit()
             rows = model.rows(self._published)
         except Exception as error:
-            self.note(error)
+            self._fault(error)
             return
+        self._fit_failed = False
         run = self._open_run()
         points = self._points[self._published :]
         run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
         self._published = len(self._points)
+        self._tell_faults()
         self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
@@ -255,7 +232,7 @@ class Dataset:
         try:
             result = self._model.refit(converge=True)
         except Exception as error:
-            self.note(error)
+            self._fault(error)
             return False
         self._open_run().snapshot(result, self._points)
         self._latest()
@@ -264,10 +241,29 @@ class Dataset:
     def _latest(self) -> None:
         """Publish the newest pattern with its reconstruction."""
         if self._model is not None and self._points:
-            newest = len(self._points) - 1
-            rows = self._model.rows(newest)
-            pattern = self._model.patterns(newest)[0]
-            self._open_run().latest(pattern, rows.reconstruction, self._points[-1])
+            self._open_run().latest(*self._model.newest(), self._points[-1])
+
+    # --- faults ----------------------------------------------------------------------------
+
+    def _fault(self, error: Exception) -> None:
+        """Keep an error of the fit, and publish it once: the figure and the store show it."""
+        known = self.error is not None and str(self.error) == str(error)
+        self.note(error)
+        if not known:
+            told = str(error) if isinstance(error, CMFError) else f"{type(error).__name__}: {error}"
+            self._open_run().fault(f"the fit failed: {told}", len(self._points))
+        self._fit_failed = True
+
+    def _tell_faults(self) -> None:
+        """Publish what went wrong with the device."""
+        faults = [] if self._model is None else self._model.faults
+        while faults:
+            fault = faults.pop(0)
+            self.error = CMFError(fault)
+            self._open_run().fault(fault, len(self._points))
+
+    def _device(self) -> str:
+        return str(self.recipe.device if self._model is None else self._model.device)
 
     # --- the analysis run ------------------------------------------------------------------
 
@@ -292,7 +288,7 @@ class Dataset:
         before = self._run
         if before is not None:
             before.constraint(action, name, len(self._points))
-            before.close()
+            before.close(device=self._device())
         self._run, self.components = None, after
         run = self._open_run(continues=None if before is None else before.uid)
         self._refit(again=True)
@@ -304,17 +300,18 @@ class Dataset:
             **self.recipe.metadata,
             "components": self._records(),
             "preprocess": self.recipe.preprocess.describe(),
+            "integrator": None
+            if self.recipe.integrator is None
+            else self.recipe.integrator.describe(),
             "seed": self.recipe.seed,
             "loss": self.recipe.loss,
-            "device": str(self.recipe.device if self._model is None else self._model.device),
+            "device": self._device(),
             "versions": _versions(),
             **({} if continues is None else {"continues": continues}),
         }
 
     def _records(self) -> list[dict[str, Any]]:
-        shapes: dict[str, Array] = {}
-        if self._model is not None:
-            shapes = dict(zip(self._model.names, self._model.components, strict=True))
+        shapes = {} if self._model is None else self._model.shapes()
         return [
             component_record(
                 component.name,
@@ -324,44 +321,6 @@ class Dataset:
             )
             for component in self.components
         ]
-
-    def _change_model(self, model: StreamingNMF, change: Change) -> None:
-        component = change.component
-        raw_axis = np.empty(0) if self._raw_axis is None else self._raw_axis
-        values = self._values(component, raw_axis)
-        if change.action == "fix":
-            model.fix(component.name, values)
-        elif change.action == "release":
-            model.release(component.name)
-        elif change.action == "add":
-            model.add_component(component.name, values, component.fixed)
-        else:
-            model.remove_component(component.name)
-
-
-def _oriented(x: Array | None, y: Array) -> tuple[Array, Array]:
-    """Give axis and pattern with the axis increasing; without an axis the index is it."""
-    if x is None:
-        return np.arange(len(y), dtype=float), y
-    if x.shape != y.shape:
-        raise PatternError(f"expected an axis as long as the pattern, got {len(x)} for {len(y)}")
-    x = x.astype(float)
-    if len(x) > 1 and x[0] > x[-1]:
-        x, y = x[::-1], y[::-1]
-    if not np.isfinite(x).all() or (x[1:] <= x[:-1]).any():
-        raise AxisError("expected an axis that increases or decreases throughout")
-    return x, y
-
-
-def _check_values(y: Array) -> None:
-    broken = int(np.count_nonzero(~np.isfinite(y)))
-    if broken:
-        raise PatternError(f"NaN or infinity at {broken} of {len(y)} points")
-    negative = int(np.count_nonzero(y < 0))
-    if negative:
-        raise PatternError(
-            f"negative intensity at {negative} of {len(y)} points, the lowest {y.min():.4g}"
-        )
 
 
 def _versions() -> dict[str, str]:

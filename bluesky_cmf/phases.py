@@ -33,15 +33,20 @@ class Phase:
     name : str
         Name of the component.
     x, y : ndarray (F,)
-        Axis, increasing, and intensity, non-negative; copies that cannot be written to.
+        Axis, increasing, and intensity, non-negative unless ``signed``; copies that cannot be
+        written to.
     origin : str
         Where it comes from, for the metadata of the analysis run.
+    signed : bool
+        Whether negative values are meant, as in a pair distribution function; the fit then needs
+        ``Preprocess(negative="offset")`` or ``"clip"``.
     """
 
     name: str
     x: Array
     y: Array
     origin: str = "array"
+    signed: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -51,7 +56,9 @@ class Phase:
         self._check()
 
     @classmethod
-    def from_array(cls, name: str, x: npt.ArrayLike, y: npt.ArrayLike) -> "Phase":
+    def from_array(
+        cls, name: str, x: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = False
+    ) -> "Phase":
         """Make a phase of arrays.
 
         Parameters
@@ -60,6 +67,8 @@ class Phase:
             Name of the component.
         x, y : array_like (F,)
             Axis and intensity; they are copied.
+        signed : bool, optional
+            Whether negative values are meant, as in a pair distribution function.
 
         Raises
         ------
@@ -71,10 +80,12 @@ class Phase:
         >>> Phase.from_array("cubic", [1.0, 2.0, 3.0], [0.0, 5.0, 1.0]).on([1.5, 2.0])
         array([2.5, 5. ])
         """
-        return cls(name, np.asarray(x), np.asarray(y))
+        return cls(name, np.asarray(x), np.asarray(y), signed=signed)
 
     @classmethod
-    def from_file(cls, path: str | Path, name: str | None = None) -> "Phase":
+    def from_file(
+        cls, path: str | Path, name: str | None = None, *, signed: bool = False
+    ) -> "Phase":
         """Read a phase from a pattern file.
 
         Parameters
@@ -83,6 +94,8 @@ class Phase:
             As `bluesky_cmf.patterns.read_pattern` takes it.
         name : str, optional
             Name of the component; the file's name without its suffix by default.
+        signed : bool, optional
+            Whether negative values are meant, as in a pair distribution function.
 
         Raises
         ------
@@ -92,7 +105,7 @@ class Phase:
             Where an intensity is negative.
         """
         x, y = read_pattern(path)
-        return cls(name or Path(path).stem, x, y, f"file {Path(path).name}")
+        return cls(name or Path(path).stem, x, y, f"file {Path(path).name}", signed)
 
     @classmethod
     def from_run(
@@ -105,6 +118,7 @@ class Phase:
         name: str | None = None,
         seq_num: int | None = None,
         stream: str = "primary",
+        signed: bool = False,
     ) -> "Phase":
         """Take a phase from a stored run.
 
@@ -122,6 +136,8 @@ class Phase:
             The event to take; the mean of all of them by default.
         stream : str, optional
             The stream to read.
+        signed : bool, optional
+            Whether negative values are meant, as in a pair distribution function.
 
         Raises
         ------
@@ -145,7 +161,7 @@ class Phase:
         mean = np.mean(patterns, axis=0)
         if len(axis) > 1 and axis[0] > axis[-1]:
             axis, mean = axis[::-1], mean[::-1]
-        return cls(name or f"run {uid[:8]}", axis, mean, f"run {uid}")
+        return cls(name or f"run {uid[:8]}", axis, mean, f"run {uid}", signed)
 
     def on(self, x: npt.ArrayLike) -> Array:
         """Give the pattern on another axis.
@@ -175,10 +191,10 @@ class Phase:
             )
         if (self.x[1:] <= self.x[:-1]).any():
             raise AxisError(f"{label}: expected an x that increases throughout")
-        if (self.y < 0).any():
+        if not self.signed and (self.y < 0).any():
             raise InputError(
-                f"{label}: expected non-negative intensities, got {self.y.min():.4g}; "
-                "subtract less background, or clip the pattern first"
+                f"{label}: expected non-negative intensities, got {self.y.min():.4g}; subtract "
+                "less background or clip the pattern, or say that it is meant (signed=True)"
             )
 
 

@@ -1,4 +1,4 @@
-"""What is done to every pattern, and to every phase, before the fit: crop and normalise."""
+"""What is done to every pattern, and to every phase, before the fit: crop, sign, normalise."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,6 +23,11 @@ class Preprocess:
         First and last value of the axis to keep, in its unit.
     normalize : {"max", "area"}, optional
         Divide each pattern by its maximum, or by its integral over the axis.
+    negative : {"reject", "clip", "offset"}, optional
+        What becomes of a pattern with negative values, which the factorization cannot hold:
+        it is refused, its negative values are set to zero, or its minimum is subtracted from all
+        of it. Pair distribution functions, which oscillate about zero, need ``"offset"``; one
+        more free component takes up the constant by which patterns differ then.
 
     Examples
     --------
@@ -33,10 +38,15 @@ class Preprocess:
 
     roi: tuple[float, float] | None = None
     normalize: Literal["max", "area"] | None = None
+    negative: Literal["reject", "clip", "offset"] = "reject"
 
     def __post_init__(self) -> None:
         if self.normalize not in (None, "max", "area"):
             raise InputError(f"normalize: expected 'max', 'area' or None, got {self.normalize!r}")
+        if self.negative not in ("reject", "clip", "offset"):
+            raise InputError(
+                f"negative: expected 'reject', 'clip' or 'offset', got {self.negative!r}"
+            )
         if self.roi is None:
             return
         try:
@@ -64,6 +74,10 @@ class Preprocess:
             )
         return kept
 
+    def crop(self, x: Array, y: Array) -> Array:
+        """Give what is kept of a pattern (F,) on the axis ``x`` (F,), (G,)."""
+        return y[self._kept(x)]
+
     def __call__(self, x: Array, y: Array) -> Array:
         """Apply the steps to a pattern (F,) on the axis ``x`` (F,).
 
@@ -75,9 +89,10 @@ class Preprocess:
         Raises
         ------
         PatternError
-            Where a pattern that is to be normalised holds nothing but zeros.
+            Where a pattern holds negative values that are to be refused, or one that is to be
+            normalised nothing but zeros.
         """
-        y = y[self._kept(x)]
+        y = self._signed(self.crop(x, y))
         if self.normalize is None:
             return y
         # Detectors give integers, whose sums would wrap round.
@@ -91,6 +106,20 @@ class Preprocess:
         """Give the steps as plain values, for the metadata of the analysis run."""
         steps = asdict(self)
         return {key: list(v) if isinstance(v, tuple) else v for key, v in steps.items()}
+
+    def _signed(self, y: Array) -> Array:
+        """Apply the rule for negative values."""
+        lowest = y.min(initial=0)
+        if not lowest < 0:
+            return y
+        if self.negative == "clip":
+            return np.maximum(y, 0)
+        if self.negative == "offset":
+            return y - float(lowest)
+        raise PatternError(
+            f"negative intensity at {int(np.count_nonzero(y < 0))} of {len(y)} points, the lowest "
+            f"{lowest:.4g}; Preprocess(negative='clip') or 'offset' would use it"
+        )
 
     def _kept(self, x: Array) -> Array:
         if self.roi is None:

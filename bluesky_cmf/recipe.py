@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,15 @@ from .errors import ComponentError, InputError
 from .phases import Phase
 from .preprocess import Preprocess
 
-__all__ = ["Change", "Component", "Pattern", "Recipe", "held_pattern", "known_and_free"]
+__all__ = [
+    "Change",
+    "Component",
+    "FrameIntegrator",
+    "Pattern",
+    "Recipe",
+    "held_pattern",
+    "known_and_free",
+]
 
 Array = npt.NDArray[Any]
 Pattern = Phase | npt.ArrayLike
@@ -90,11 +98,30 @@ class Change:
         )
 
 
+class FrameIntegrator(Protocol):
+    """Makes patterns of frames, as `bluesky_cmf.frames.Integrator` does."""
+
+    @property
+    def name(self) -> str:
+        """Name of the axis."""
+
+    @property
+    def units(self) -> str:
+        """Unit of the axis."""
+
+    def __call__(self, frame: Array) -> tuple[Array, Array]:
+        """Give axis and pattern (F,) of a frame (rows, columns)."""
+
+    def describe(self) -> dict[str, Any]:
+        """Describe it in plain values."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How datasets are fitted."""
 
     preprocess: Preprocess
+    integrator: FrameIntegrator | None
     device: str | torch.device
     dtype: torch.dtype
     seed: int

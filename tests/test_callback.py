@@ -342,8 +342,8 @@ def test_bad_patterns_are_rejected_with_a_reason_and_the_rest_is_used(live):
             "negative intensity at 2 of 200 points, the lowest -0.25",
             "got 200 for 199",
             "expected numbers of shape (F,)",
-            "shape (1, 2)",
-            "got 200 for 1",
+            "got 200 for 2",
+            "a placeholder stands in the place of the pattern: [0.0]",
         ],
         strict=True,
     ):

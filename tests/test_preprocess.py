@@ -99,7 +99,8 @@ def test_steps_that_make_no_sense_are_refused(options: dict[str, Any], message: 
 def test_the_steps_are_told_in_plain_values() -> None:
     steps = Preprocess(roi=(np.float64(1), 20), normalize="max")
 
-    assert json.loads(json.dumps(steps.describe())) == {"roi": [1.0, 20.0], "normalize": "max"}
+    told = {"roi": [1.0, 20.0], "normalize": "max", "negative": "reject"}
+    assert json.loads(json.dumps(steps.describe())) == told
     assert Preprocess().describe() == {"roi": None, "normalize": None}
 
 

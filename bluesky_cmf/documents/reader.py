@@ -56,6 +56,8 @@ class AnalysisReader:
         Changes of constraints: number of patterns then, action, component.
     rejected : list of (int, str)
         ``source_seq_num`` and reason of the patterns that could not be used.
+    faults : list of str
+        What went wrong beside the scan, and how it went on.
     """
 
     def __init__(self) -> None:
@@ -145,6 +147,7 @@ class AnalysisReader:
         self.latest: Latest | None = None
         self.changes: list[tuple[int, str, str]] = []
         self.rejected: list[tuple[int, str]] = []
+        self.faults: list[str] = []
         self._descriptors: dict[str, Mapping[str, Any]] = {}
         # Flat, row after row: to make an array of them is one copy, however many there are.
         self._rows, self._snapshot = array("d"), array("d")
@@ -243,6 +246,9 @@ class AnalysisReader:
 
     def _take_rejected(self, data: Mapping[str, Any]) -> None:
         self.rejected.append((int(data["source_seq_num"]), str(data["reason"])))
+
+    def _take_faults(self, data: Mapping[str, Any]) -> None:
+        self.faults.append(str(data["fault"]))
 
     def _table(self, columns: Iterable[int]) -> Array:
         snapshot, rows = self._matrix(self._snapshot), self._matrix(self._rows)

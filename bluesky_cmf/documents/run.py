@@ -59,6 +59,7 @@ class AnalysisRun:
         self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
         self._latest_time = 0.0
+        self._faults: list[str] = []
         self.emit("start", dict(self._bundle.start_doc))
 
     @property
@@ -138,10 +139,20 @@ class AnalysisRun:
         data = {"source_run": source_run, "source_seq_num": source_seq_num, "reason": reason}
         self._event("rejected", schema.rejected_keys, data)
 
-    def close(self, exit_status: str = "success", reason: str = "") -> None:
-        """Emit the stop document."""
+    def fault(self, fault: str, n_patterns: int) -> None:
+        """Emit what went wrong beside the scan, and how it goes on."""
+        self._faults.append(fault)
+        self._event("faults", schema.fault_keys, {"fault": fault, "n_patterns": n_patterns})
+
+    def close(
+        self, exit_status: str = "success", reason: str = "", *, device: str | None = None
+    ) -> None:
+        """Emit the stop document; ``device`` is where the fit ended."""
         stop = self._bundle.compose_stop(exit_status=exit_status, reason=reason, validate=False)
-        self.emit("stop", {**stop, "cmf": {"parent_uids": list(self._parents)}})
+        cmf: dict[str, Any] = {"parent_uids": list(self._parents), "faults": list(self._faults)}
+        if device is not None:
+            cmf["device"] = device
+        self.emit("stop", {**stop, "cmf": cmf})
 
     def _axis(self) -> Axis:
         if self.axis is None:

@@ -21,6 +21,7 @@ __all__ = [
     "component_keys",
     "component_record",
     "constraint_keys",
+    "fault_keys",
     "independents",
     "is_analysis",
     "latest_keys",
@@ -81,6 +82,7 @@ _CLAIMED = frozenset(
         "action",
         "component",
         "reason",
+        "fault",
         "reconstruction",
         "seq_num",
     ]
@@ -277,6 +279,11 @@ def constraint_keys() -> DataKeys:
 def rejected_keys() -> DataKeys:
     """Describe an event of ``rejected``: a pattern that could not be used."""
     return {"source_run": _text(36), "source_seq_num": _integer(), "reason": _text()}
+
+
+def fault_keys() -> DataKeys:
+    """Describe an event of ``faults``: what went wrong, and how it goes on."""
+    return {"fault": _text(), "n_patterns": _integer()}
 
 
 def _variable_keys(variables: Sequence[Independent]) -> DataKeys:

@@ -322,6 +322,7 @@ def _trouble(
         lines.append(f"{stop['exit_status']}: {stop.get('reason') or 'no reason given'}")
     elif stop and len(weights) and _state(reader, len(weights)) != "converged":
         lines.append("the run ended before its fit converged")
+    lines += list(dict.fromkeys(reader.faults))[-2:]
     if rejected:
         seq_num, reason = rejected[-1]
         many = "1 pattern" if len(rejected) == 1 else f"{len(rejected):,} patterns"

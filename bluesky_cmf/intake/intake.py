@@ -1,0 +1,353 @@
+"""`Intake`: documents of any number of runs in, patterns out."""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from event_model import bulk_datum_to_datum_page, bulk_events_to_event_pages, unpack_event_page
+
+from ..documents import is_analysis
+from ..errors import CMFError, PatternError
+from .files import Files
+from .items import Arrival, Closed, Opened, Refused
+from .joining import Joining, Row
+from .source import Source
+from .streams import Stream, open_stream
+from .values import numbers, scalar
+
+__all__ = ["Intake"]
+
+logger = logging.getLogger(__name__)
+
+Doc = Mapping[str, Any]
+Item = Opened | Arrival | Refused | Closed
+
+
+class Intake:
+    """Turn documents of any number of interleaved runs into what the fit needs.
+
+    Iterating over ``intake(name, doc)`` gives `Opened`, `Arrival`, `Refused` and `Closed`; the
+    documents themselves are left as they are. Runs that are analyses themselves are passed over.
+    One thread at a time; all of it is bookkeeping, no file is opened.
+
+    Parameters
+    ----------
+    source : Source
+        Where patterns stand.
+    files : Files
+        What is known of files that documents refer to.
+    remember : bool
+        Know an event that came before also when its run is over, until `forget`.
+    skip : callable
+        Tells by the start document which runs are passed over.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        files: Files,
+        remember: bool = False,
+        skip: Callable[[Doc], bool],
+    ) -> None:
+        self.source = source
+        self._files, self._remember, self._skip = files, remember, skip
+        self._starts: dict[str, Doc] = {}
+        self._skipped: set[str] = set()
+        self._streams: dict[str, Stream] = {}
+        self._joining: dict[str, Joining] = {}
+        #: Events of a stream whose datum has not come yet, and those after them.
+        self._held: dict[str, list[Doc]] = {}
+        self._seen: dict[str, set[str]] = {}
+        #: The run of every other descriptor and its keys that patterns may be drawn against, and
+        #: what was read there last.
+        self._others: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._readings: dict[str, dict[str, float]] = {}
+        self._strangers: set[str] = set()
+        self._takers: Mapping[str, Callable[[Doc], Iterable[Item]]] = {
+            "start": self._start,
+            "descriptor": self._descriptor,
+            "event": self._event,
+            "event_page": self._page,
+            "bulk_events": self._bulk_events,
+            "resource": self._note(files.resource),
+            "datum": self._note(files.datum),
+            "datum_page": self._note(files.datum_page),
+            "bulk_datum": self._note(lambda doc: files.datum_page(bulk_datum_to_datum_page(doc))),
+            "stream_resource": self._note(files.stream_resource),
+            "stream_datum": self._stream_datum,
+            "stop": self._stop,
+        }
+
+    def __call__(self, name: str, doc: Doc) -> Iterable[Item]:
+        """Take one document; kinds that are not known are passed over."""
+        taker = self._takers.get(name)
+        return () if taker is None else taker(doc)
+
+    def forget(self) -> None:
+        """Forget the events of runs that are over."""
+        self._seen = {run: uids for run, uids in self._seen.items() if run in self._starts}
+
+    # --- runs ------------------------------------------------------------------------------
+
+    def _start(self, doc: Doc) -> Iterator[Item]:
+        run = doc["uid"]
+        if is_analysis(doc) or run in self._starts:
+            self._strangers.add(run)
+            return
+        self._starts[run] = doc
+        self._seen.setdefault(run, set())
+        self._readings[run] = {}
+        if self._skips(doc):
+            self._skipped.add(run)
+            logger.info("run %s is passed over, as its start document says", run[:8])
+        else:
+            yield Opened(run, doc)
+
+    def _skips(self, start: Doc) -> bool:
+        try:
+            return bool(self._skip(start))
+        except Exception:
+            logger.exception("skip raised on run %s, which is not passed over", start["uid"][:8])
+            return False
+
+    def _stop(self, doc: Doc) -> Iterator[Item]:
+        run = doc["run_start"]
+        if run not in self._starts:
+            self._strangers.discard(run)
+            return
+        streams = {uid: stream for uid, stream in self._streams.items() if stream.run == run}
+        if not streams:
+            logger.info("run %s had no stream %r", run[:8], self.source.stream)
+        for uid, stream in streams.items():
+            yield from self._rest(uid, stream)
+        self._forget_run(run, streams)
+        if run in self._skipped:
+            self._skipped.discard(run)
+        else:
+            yield Closed(run, _exit_status(doc), str(doc.get("reason") or ""))
+
+    def _rest(self, uid: str, stream: Stream) -> Iterator[Item]:
+        """Account for what is still waiting when the run is over."""
+        if stream.fault is not None and not stream.reported:
+            yield self._refused(stream, 0, stream.fault)
+        for event in self._held.pop(uid, ()):
+            yield from self._taken(stream, event)
+        joining = self._joining.pop(uid, None)
+        for row in joining.rest() if joining is not None else ():
+            missing = sorted(stream.in_files - row.values.keys())
+            if missing:
+                error = PatternError(f"no frame of {', '.join(map(repr, missing))} came for it")
+                yield self._refused(stream, row.seq_num, error)
+            else:
+                # It was measured, only its event did not come: an aborted scan.
+                yield from self._arrived(stream, row)
+
+    def _forget_run(self, run: str, streams: Iterable[str]) -> None:
+        for uid in streams:
+            del self._streams[uid]
+        del self._starts[run], self._readings[run]
+        if not self._remember:
+            del self._seen[run]
+        self._others = {uid: known for uid, known in self._others.items() if known[0] != run}
+        self._files.forget(run, last=not self._starts)
+
+    def _descriptor(self, doc: Doc) -> Iterable[Item]:
+        run = doc["run_start"]
+        start = self._starts.get(run)
+        if start is None:
+            if run not in self._strangers:
+                logger.warning("a descriptor of the unknown run %s is passed over", str(run)[:8])
+            # Its events are no surprise any more.
+            self._strangers |= {run, doc["uid"]}
+        elif doc.get("name", "primary") == self.source.stream:
+            stream = open_stream(self.source, start, doc, self._readings[run])
+            self._streams[doc["uid"]] = stream
+            if stream.in_files:
+                self._joining[doc["uid"]] = Joining(stream)
+        else:
+            wanted = self.source.independent or ()
+            keys = tuple(key for key in doc["data_keys"] if key.endswith(wanted))
+            self._others[doc["uid"]] = run, keys
+            for key in keys:
+                self._readings[run].setdefault(key, math.nan)
+        return ()
+
+    # --- events ----------------------------------------------------------------------------
+
+    def _event(self, doc: Doc) -> Iterator[Item]:
+        uid = doc["descriptor"]
+        stream = self._streams.get(uid)
+        if stream is None:
+            self._elsewhere(doc)
+        elif stream.fault is not None:
+            # Where the stream has no such data key, its events are no patterns: once is enough.
+            if stream.key or not stream.reported:
+                yield self._refused(stream, _seq_num(doc), stream.fault)
+            stream.reported = True
+        elif uid in self._held or self._waits(stream, doc):
+            self._held.setdefault(uid, []).append(doc)
+        else:
+            yield from self._taken(stream, doc)
+
+    def _elsewhere(self, doc: Doc) -> None:
+        """Keep the readings of other streams, and say once what belongs to nothing."""
+        uid = doc["descriptor"]
+        if uid in self._others:
+            run, keys = self._others[uid]
+            for key in keys:
+                if key in doc["data"]:
+                    self._readings[run][key] = scalar(doc["data"][key])
+        elif uid not in self._strangers:
+            self._strangers.add(uid)
+            logger.warning("an event of the unknown descriptor %s is passed over", str(uid)[:8])
+
+    def _page(self, doc: Doc) -> Iterator[Item]:
+        stream = self._streams.get(doc["descriptor"])
+        rows = 0
+        for event in unpack_event_page(doc):
+            rows += 1
+            yield from self._event(event)
+        if stream is None or stream.fault is not None:
+            return
+        # Columns of unequal length: what is cut off was measured all the same.
+        columns = (doc["seq_num"], doc["time"], doc["uid"], *doc["data"].values())
+        for _ in range(rows, max(map(len, columns))):
+            error = PatternError("the columns of the event_page differ in length")
+            yield self._refused(stream, 0, error)
+
+    def _bulk_events(self, doc: Doc) -> Iterator[Item]:
+        for page in bulk_events_to_event_pages(doc):
+            yield from self._page(page)
+
+    def _taken(self, stream: Stream, doc: Doc) -> Iterator[Item]:
+        """Take an event of the stream that carries patterns."""
+        seq_num = _seq_num(doc)
+        if stream.in_files and not stream.in_files <= (doc.get("data") or {}).keys():
+            if stream.has_events:
+                joining = self._joining[stream.descriptor["uid"]]
+                for row in joining.event(doc, seq_num):
+                    yield from self._arrived(stream, row)
+        else:
+            yield from self._arrived(stream, Row(seq_num, doc))
+
+    def _arrived(self, stream: Stream, row: Row) -> Iterator[Item]:
+        try:
+            uid = row.uid if row.event is None else row.event.get("uid")
+            self._remember_uid(stream.run, uid)
+            arrival = self._arrival(stream, row)
+        except CMFError as error:
+            yield self._refused(stream, row.seq_num, error)
+        except Exception as error:
+            fault = PatternError(f"the event cannot be read: {type(error).__name__}: {error}")
+            yield self._refused(stream, row.seq_num, fault)
+        else:
+            if stream.run in self._skipped:
+                yield self._refused(stream, row.seq_num, PatternError("its run is passed over"))
+            else:
+                yield arrival
+
+    def _remember_uid(self, run: str, uid: str | None) -> None:
+        seen = self._seen[run]
+        if uid in seen:
+            raise PatternError(f"the event {uid} came before")
+        if uid is not None:
+            seen.add(uid)
+
+    def _arrival(self, stream: Stream, row: Row) -> Arrival:
+        event = row.event or {}
+        values = {v.field: stream.constants.get(v.field, math.nan) for v in stream.variables}
+        measured = float(event["time"]) if event else math.nan
+        for name in values:
+            if name == "time":
+                values[name] = measured
+            elif name in row.values:
+                values[name] = row.values[name]  # type: ignore[assignment]
+            elif name in event.get("data", ()):
+                values[name] = scalar(event["data"][name])
+            elif name in stream.elsewhere:
+                values[name] = self._readings[stream.run].get(name, math.nan)
+        return Arrival(
+            run=stream.run,
+            stream=stream.name,
+            seq_num=row.seq_num,
+            time=measured,
+            pattern=self._value(stream, row, stream.key),
+            x=self._value(stream, row, stream.x_key) if stream.x_key else stream.x,
+            x_name=stream.x_name,
+            x_units=stream.x_units,
+            variables=stream.variables,
+            values=values,
+        )
+
+    def _value(self, stream: Stream, row: Row, key: str) -> Any:
+        """Give the numbers of a data key, or where they are to be read."""
+        if key in row.values:
+            return row.values[key]
+        event = row.event or {}
+        if key not in event["data"]:
+            raise PatternError(f"no value for data key {key!r} in the event")
+        value = event["data"][key]
+        if not _in_file(stream, event, key):
+            return numbers(value, key)
+        reference = self._files.value(value, key)
+        if reference is None:
+            raise PatternError(f"{key!r} is in a file that no document names: {value!r}")
+        return reference
+
+    def _refused(self, stream: Stream, seq_num: int, error: CMFError) -> Refused:
+        skipped = stream.run in self._skipped
+        return Refused(stream.run, seq_num, error, stream.variables, skipped)
+
+    # --- files -----------------------------------------------------------------------------
+
+    def _waits(self, stream: Stream, doc: Doc) -> bool:
+        """Tell whether a datum of the event has not come yet."""
+        data = doc.get("data") or {}
+        return any(
+            key in data and _in_file(stream, doc, key) and self._files.value(data[key], key) is None
+            for key in (stream.key, stream.x_key)
+        )
+
+    def _note(self, note: Callable[[Doc], None]) -> Callable[[Doc], Iterator[Item]]:
+        def take(doc: Doc) -> Iterator[Item]:
+            note(doc)
+            for uid in list(self._held):
+                yield from self._released(uid)
+
+        return take
+
+    def _released(self, uid: str) -> Iterator[Item]:
+        """Take the events that were held, up to the first one that still waits."""
+        stream, events = self._streams[uid], self._held[uid]
+        while events and not self._waits(stream, events[0]):
+            yield from self._taken(stream, events.pop(0))
+        if not events:
+            del self._held[uid]
+
+    def _stream_datum(self, doc: Doc) -> Iterator[Item]:
+        joining = self._joining.get(doc["descriptor"])
+        if joining is not None:
+            for row in joining.values(doc, self._files):
+                yield from self._arrived(joining.stream, row)
+
+
+def _seq_num(event: Doc) -> int:
+    number = event.get("seq_num")
+    return number if isinstance(number, int) else 0
+
+
+def _in_file(stream: Stream, event: Doc, key: str) -> bool:
+    """Tell whether an event has the name of a datum in the place of the value."""
+    if not isinstance(event["data"].get(key), str):
+        return False
+    filled = event.get("filled") or {}
+    if key in filled:
+        return not filled[key]
+    return bool((stream.descriptor["data_keys"].get(key) or {}).get("external"))
+
+
+def _exit_status(stop: Doc) -> str:
+    status = stop.get("exit_status", "success")
+    return status if status in ("success", "abort", "fail") else "fail"

@@ -1,0 +1,93 @@
+"""The stated rule for every doubtful pattern: what is made of it, or why it cannot be used."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import AxisError, PatternError
+
+__all__ = ["check_values", "oriented", "pattern_of"]
+
+Array = npt.NDArray[Any]
+Integrate = Callable[[Array], tuple[Array, Array]]
+
+
+def pattern_of(values: Array, x: Array | None, integrate: Integrate | None) -> tuple[Array, Array]:
+    """Make a pattern of what the detector gave.
+
+    Parameters
+    ----------
+    values : ndarray
+        A pattern (F,), with any number of axes of length 1 before; with ``integrate`` a frame
+        (rows, columns), or several of one event, which are averaged.
+    x : ndarray (F,) or None
+        Axis of the pattern; without one the index is it.
+    integrate : callable, optional
+        Gives axis and pattern of a frame.
+
+    Returns
+    -------
+    x, y : ndarray (F,)
+        The axis, increasing, and the intensities.
+
+    Raises
+    ------
+    PatternError
+        Where the shape is another one, or a placeholder stands in the pattern's place.
+    AxisError
+        Where the axis neither increases nor decreases throughout.
+    """
+    if integrate is not None:
+        return integrate(_frame(values))
+    while values.ndim > 1 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim > 1:
+        raise PatternError(
+            f"expected a pattern of shape (F,), got shape {values.shape}; frames of a 2-D "
+            "detector need an integrator (LiveNMF(integrator=Integrator(…)))"
+        )
+    if len(values) < 2:
+        raise PatternError(f"a placeholder stands in the place of the pattern: {values.tolist()}")
+    if x is not None:
+        x = np.squeeze(x) if x.ndim > 1 else x
+    return oriented(x, values)
+
+
+def _frame(values: Array) -> Array:
+    """Give the one frame of an event, or the mean of several."""
+    if values.ndim < 2:
+        raise PatternError(f"expected a frame of shape (rows, columns), got shape {values.shape}")
+    frames = values.reshape(-1, *values.shape[-2:])
+    frame: Array = frames[0] if len(frames) == 1 else frames.mean(axis=0, dtype=float)
+    return frame
+
+
+def oriented(x: Array | None, y: Array) -> tuple[Array, Array]:
+    """Give axis and pattern with the axis increasing; without an axis the index is it."""
+    if x is None:
+        return np.arange(len(y), dtype=float), y
+    if x.shape != y.shape:
+        raise PatternError(f"expected an axis as long as the pattern, got {x.size} for {y.size}")
+    x = x.astype(float)
+    if len(x) > 1 and x[0] > x[-1]:
+        x, y = x[::-1], y[::-1]
+    if not np.isfinite(x).all() or (x[1:] <= x[:-1]).any():
+        raise AxisError("expected an axis that increases or decreases throughout")
+    return x, y
+
+
+def check_values(y: Array) -> None:
+    """Refuse what holds no intensities: NaN, infinity, nothing but zeros.
+
+    Raises
+    ------
+    PatternError
+        With the reason.
+    """
+    broken = int(np.count_nonzero(~np.isfinite(y)))
+    if broken:
+        raise PatternError(f"NaN or infinity at {broken} of {len(y)} points")
+    if not y.any():
+        raise PatternError("every point is zero")
