@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -222,20 +222,7 @@ class LiveNMF:
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Take a document; never raises."""
-        items: list[_Item] = []
-        try:
-            with self._taking:
-                # What comes before an error is kept.
-                items.extend(self._intake(name, doc))
-        except Exception as error:
-            self._fault(error, f"a {name!r} document could not be read")
-        try:
-            for item in items:
-                if isinstance(item, Arrival):
-                    self._arrived[self._scope_key(item.run)] += 1
-                self._put(item)
-        except Exception as error:
-            self._fault(error, f"a {name!r} document could not be taken")
+        self._take_in(lambda: self._intake(name, doc), f"a {name!r} document could not be read")
 
     # --- documents out ---------------------------------------------------------------------
 
@@ -378,7 +365,7 @@ class LiveNMF:
 
         A session ends with success; a run that has not stopped ends with ``abort``.
         """
-        self._put(_Reset())
+        self._begin_anew()
         self._error = None
         with self._taking:
             self._intake.forget()
@@ -392,7 +379,7 @@ class LiveNMF:
             False where ``timeout`` seconds were not enough.
         """
         if not self._closed:
-            self._put(_Reset())
+            self._begin_anew()
         self._closed = True
         left = remaining(timeout)
         return self._worker.close(left()) and self._emitter.close(left())
@@ -522,6 +509,26 @@ class LiveNMF:
         return run if self._scope == "run" else "session"
 
     # --- details ---------------------------------------------------------------------------
+
+    def _begin_anew(self) -> None:
+        self._take_in(self._intake.rest, "what waited for files could not be taken")
+        self._put(_Reset())
+
+    def _take_in(self, take: Callable[[], Iterable[_Item]], failure: str) -> None:
+        items: list[_Item] = []
+        try:
+            with self._taking:
+                # What comes before an error is kept.
+                items.extend(take())
+        except Exception as error:
+            self._fault(error, failure)
+        try:
+            for item in items:
+                if isinstance(item, Arrival):
+                    self._arrived[self._scope_key(item.run)] += 1
+                self._put(item)
+        except Exception as error:
+            self._fault(error, failure)
 
     def _put(self, item: _Item) -> None:
         if not self._exit_registered:

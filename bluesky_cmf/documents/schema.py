@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from event_model import DocumentNames, schema_validators
 
 __all__ = [
     "PATTERN_NUMBER",
@@ -208,18 +209,34 @@ def start_metadata(
     raw_start: Mapping[str, Any], variables: Sequence[Independent], cmf: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Compose the metadata of the start document from the raw run's and ours."""
-    carried = {key: value for key, value in raw_start.items() if key not in _NOT_CARRIED}
     return {
         # BestEffortCallback and LiveTable look these up without asking whether they are there.
         "plan_name": "unknown",
         "plan_type": "generator",
-        **carried,
+        **_carried(raw_start),
         "original_run_uid": raw_start["uid"],
         "parent_uids": [raw_start["uid"]],
         "analysis_stage": STAGE,
         "hints": _hints(raw_start.get("hints") or {}, variables),
         "cmf": dict(cmf),
     }
+
+
+def _carried(raw_start: Mapping[str, Any]) -> Document:
+    """Give what is carried over of a raw run's metadata; what no document may hold is left out."""
+    carried = _nameable({k: v for k, v in raw_start.items() if k not in _NOT_CARRIED})
+    whole = {"uid": "", "time": 0.0, **carried}
+    for error in schema_validators[DocumentNames.start].iter_errors(whole):
+        if error.absolute_path:
+            carried.pop(error.absolute_path[0], None)
+    return carried
+
+
+def _nameable(value: Any) -> Any:
+    """Rename keys that no document may hold: a dot or a slash in them becomes ``_``."""
+    if isinstance(value, Mapping):
+        return {re.sub("[./]", "_", str(k)) or "_": _nameable(v) for k, v in value.items()}
+    return [_nameable(part) for part in value] if isinstance(value, list) else value
 
 
 def _hints(raw_hints: Mapping[str, Any], variables: Sequence[Independent]) -> dict[str, Any]:

@@ -85,6 +85,11 @@ class Intake:
         taker = self._takers.get(name)
         return () if taker is None else taker(doc)
 
+    def rest(self) -> Iterator[Item]:
+        """Account for what still waits in the runs that are open, for an end without `stop`."""
+        for uid, stream in self._streams.items():
+            yield from self._waiting(uid, stream)
+
     def forget(self) -> None:
         """Forget the events of runs that are over."""
         self._seen = {run: uids for run, uids in self._seen.items() if run in self._starts}
@@ -121,20 +126,20 @@ class Intake:
         if not streams:
             logger.info("run %s had no stream %r", run[:8], self.source.stream)
         for uid, stream in streams.items():
-            yield from self._rest(uid, stream)
+            if stream.fault is not None and not stream.reported:
+                yield self._refused(stream, 0, stream.fault)
+            yield from self._waiting(uid, stream)
         self._forget_run(run, streams)
         if run in self._skipped:
             self._skipped.discard(run)
         else:
             yield Closed(run, _exit_status(doc), str(doc.get("reason") or ""))
 
-    def _rest(self, uid: str, stream: Stream) -> Iterator[Item]:
-        """Account for what is still waiting when the run is over."""
-        if stream.fault is not None and not stream.reported:
-            yield self._refused(stream, 0, stream.fault)
+    def _waiting(self, uid: str, stream: Stream) -> Iterator[Item]:
+        """Account for what still waits for a file, or for its event."""
         for event in self._held.pop(uid, ()):
             yield from self._taken(stream, event)
-        joining = self._joining.pop(uid, None)
+        joining = self._joining.get(uid)
         for row in joining.rest() if joining is not None else ():
             missing = sorted(stream.in_files - row.values.keys())
             if missing:
@@ -147,6 +152,7 @@ class Intake:
     def _forget_run(self, run: str, streams: Iterable[str]) -> None:
         for uid in streams:
             del self._streams[uid]
+            self._joining.pop(uid, None)
         del self._starts[run], self._readings[run]
         if not self._remember:
             del self._seen[run]
