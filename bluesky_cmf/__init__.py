@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .catalogs import open_catalog
     from .errors import CMFError
     from .figure import LiveNMFPlot
+    from .frames import Integrator
     from .nmf.models import NMF, NMFD, NMFBase
     from .nmf.streaming import FitResult, StreamingNMF
     from .phases import Phase
@@ -26,6 +27,7 @@ __all__ = [
     "NMFD",
     "CMFError",
     "FitResult",
+    "Integrator",
     "LiveNMF",
     "LiveNMFPlot",
     "NMFBase",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "CMFError": ".errors",
     "FitResult": ".nmf.streaming",
+    "Integrator": ".frames",
     "LiveNMF": ".callback",
     "LiveNMFPlot": ".figure",
     "NMF": ".nmf.models",
