@@ -1,6 +1,7 @@
 """Runs of detectors that keep their data in files: ophyd-async's, and the older kind.
 
-Each ``documents_of_...`` runs a real RunEngine and gives what it emitted, in order.
+Each ``documents_of_...`` runs a real RunEngine and gives what it emitted, in order. ``motor`` is a
+function that makes one: ophyd-async's devices are made where a RunEngine's loop runs.
 """
 
 import asyncio
@@ -241,12 +242,10 @@ def documents_of_count(folder: Path, number: int = 3, **options: Any) -> Documen
     return documents_of(lambda: bp.count([blob_detector(folder)], number, **options))
 
 
-def documents_of_scan(folder: Path, number: int = 3, *, motor: Any = None) -> Documents:
-    def plan() -> Any:
-        moved = sim_motor() if motor is None else motor
-        return bp.scan([blob_detector(folder)], moved, 0, 1, number)
-
-    return documents_of(plan)
+def documents_of_scan(
+    folder: Path, number: int = 3, *, motor: Callable[[], Any] = sim_motor
+) -> Documents:
+    return documents_of(lambda: bp.scan([blob_detector(folder)], motor(), 0, 1, number))
 
 
 def documents_of_fly(
@@ -260,7 +259,7 @@ def documents_of_arrays(
     folder: Path,
     *,
     x: np.ndarray | None = None,
-    motor: Any = None,
+    motor: Callable[[], Any] | None = None,
     flying: bool = False,
     collections_per_event: int = 1,
     **options: Any,
@@ -273,12 +272,13 @@ def documents_of_arrays(
 
     def plan() -> Any:
         det = array_detector(arrays, folder, x=x)
+        moved = None if motor is None else motor()
         if flying:
             return fly(
-                det, number, motor=motor, collections_per_event=collections_per_event, **options
+                det, number, motor=moved, collections_per_event=collections_per_event, **options
             )
-        if motor is not None:
-            return bp.scan([det], motor, 0, 1, number, **options)
+        if moved is not None:
+            return bp.scan([det], moved, 0, 1, number, **options)
         return bp.count([det], number, per_shot=prepared(collections_per_event), **options)
 
     return documents_of(plan)
@@ -375,11 +375,11 @@ class ResourceDetector(Device):
 
 
 def documents_of_resources(
-    arrays: np.ndarray, folder: Path, *, motor: Any = None, **options: Any
+    arrays: np.ndarray, folder: Path, *, motor: Callable[[], Any] | None = None, **options: Any
 ) -> Documents:
     """Take the arrays with a detector that emits Resource and Datum documents."""
     det = ResourceDetector(arrays, folder, **options)
     number = len(arrays) // options.get("frames_per_point", 1)
     if motor is None:
         return documents_of(lambda: bp.count([det], number))
-    return documents_of(lambda: bp.scan([det], motor, 0, 1, number))
+    return documents_of(lambda: bp.scan([det], motor(), 0, 1, number))
