@@ -50,11 +50,26 @@ def _leave() -> None:
     for stage in _STAGES:
         for reference in reversed(_at_exit[stage]):
             function = reference()
-            try:
-                if function is not None:
-                    function()
-            except Exception:
-                logger.exception("%s could not be closed at exit", stage)
+            if function is not None:
+                _finish(function, stage)
+
+
+def _finish(function: Callable[[], Any], stage: str) -> None:
+    """Call a function to its end; one interrupt by the keyboard does not stop it, a second does."""
+    for interrupts in range(2):
+        try:
+            function()
+            return
+        except KeyboardInterrupt:
+            logger.warning(
+                "interrupted: %s are given up, patterns may be lost"
+                if interrupts
+                else "interrupted: %s are finished first; interrupt again to give them up",
+                stage,
+            )
+        except Exception:
+            logger.exception("%s could not be closed at exit", stage)
+            return
 
 
 class Worker(Generic[T]):
@@ -95,7 +110,7 @@ class Worker(Generic[T]):
         self._changed = threading.Condition()
         self._put = self._done = 0
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed, self._ended = False, threading.Event()
 
     def __len__(self) -> int:
         """Items that wait."""
@@ -145,11 +160,10 @@ class Worker(Generic[T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if self._thread is None or self._thread is threading.current_thread():
             return True
-        thread.join(timeout)
-        return not thread.is_alive()
+        # Not `join`: interrupted by the keyboard, it takes the thread for ended from then on.
+        return self._ended.wait(timeout)
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -165,6 +179,7 @@ class Worker(Generic[T]):
                 self._changed.notify_all()
             # An exception keeps its frames, and they keep the batch, until the next one.
             del batch
+        self._ended.set()
 
     def _next(self) -> list[T]:
         """Wait for items; an empty list says that the worker is closed and drained."""

@@ -19,8 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from bluesky_cmf import LiveNMF
-
-from .streams import Collector
+from tests.streams import Collector
 
 F = 12
 X = np.linspace(1.0, 5.0, F)
@@ -69,9 +68,11 @@ axes = st.sampled_from(
     + [np.linspace(0.5, 6.0, 40), np.linspace(2.0, 3.0, F), "axis", None, X[None]]
 )
 metadata = st.sampled_from(
-    [{}, {}, {}, {"dark_frame": True}, {"analysis_stage": "cmf"}, {"image_type": "Dark"}]
-    + [{"hints": None}, {"hints": {"dimensions": "nonsense"}}, {"temperature": 300.0}]
-    + [{"hints": {"dimensions": [[["temperature"], "primary"]]}}, {"sample": {"a.b/c": [1]}}]
+    [
+        *({}, {}, {}, {"dark_frame": True}, {"analysis_stage": "cmf"}, {"image_type": "Dark"}),
+        *({"hints": None}, {"hints": {"dimensions": "nonsense"}}, {"temperature": 300.0}),
+        *({"hints": {"dimensions": [[["temperature"], "primary"]]}}, {"sample": {"a.b/c": [1]}}),
+    ]
 )
 data_keys = st.sampled_from(
     ["chi_I", "chi_I", "chi_I", "det_chi_I", "other", "chi_I both"]  # the last two are faulty
@@ -188,7 +189,7 @@ class _Stream:
         uid, key = self.uid(), self.draw(data_keys)
         array = {"source": "attack", "dtype": "array", "shape": []}
         names = ["chi_I_1", "chi_I_2 chi_I", "x_chi_I"] if key == "chi_I both" else [key]
-        keys = {name: array for name in [*names, "chi_Q", "temperature"]}
+        keys = dict.fromkeys([*names, "chi_Q", "temperature"], array)
         doc = {"uid": uid, "run_start": run.uid, "name": stream, "time": time.time()}
         self.send("descriptor", {**doc, "data_keys": keys, "configuration": {}, "hints": {}})
         if not run.stopped:
@@ -214,7 +215,9 @@ class _Stream:
 
     def primary(self, run: _Run) -> str:
         known = [uid for uid, told in run.descriptors.items() if told["stream"] == "primary"]
-        return known[-1] if known and self.draw(st.integers(0, 9)) else self.describe(run, "primary")
+        return (
+            known[-1] if known and self.draw(st.integers(0, 9)) else self.describe(run, "primary")
+        )
 
     def measure(self, run: _Run) -> None:
         descriptor = self.primary(run)

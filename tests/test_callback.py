@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import torch
 from bluesky.utils import RunEngineInterrupted
-from streams import (
+
+from bluesky_cmf import LiveNMF, Phase, Preprocess, StreamingNMF
+from bluesky_cmf.errors import ComponentError, DataKeyError, InputError
+from bluesky_cmf.nmf.divergences import beta_divergence
+from tests.streams import (
     Collector,
     Detector,
     EventAxisDetector,
@@ -22,10 +26,6 @@ from streams import (
     mixtures,
     run_documents,
 )
-
-from bluesky_cmf import LiveNMF, Phase, Preprocess, StreamingNMF
-from bluesky_cmf.errors import ComponentError, DataKeyError, InputError
-from bluesky_cmf.nmf.divergences import beta_divergence
 
 X, H, PATTERNS = mixtures()
 PURE = Phase.from_array("cubic", X, H[0])
@@ -807,9 +807,7 @@ def test_a_run_without_stop_ends_as_abort_at_close(live):
 
 def test_pending_work_is_drained_at_interpreter_exit():
     script = """
-import sys
-sys.path.insert(0, "tests")
-from streams import mixtures, run_documents
+from tests.streams import mixtures, run_documents
 from bluesky_cmf import LiveNMF
 live = LiveNMF("chi_I", n_components=2, device="cpu")
 live.subscribe(lambda name, doc: print(name, flush=True))

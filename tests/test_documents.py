@@ -9,7 +9,6 @@ import pytest
 from event_model import compose_run, unpack_event_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streams import Collector
 
 from bluesky_cmf.documents import (
     PATTERN_NUMBER,
@@ -26,6 +25,7 @@ from bluesky_cmf.documents import (
 )
 from bluesky_cmf.documents import run as run_module
 from bluesky_cmf.nmf.streaming import FitResult, StreamingNMF
+from tests.streams import Collector
 
 F = 12
 AXIS = Axis("chi_Q", "1/angstrom", np.linspace(1.0, 5.0, F))

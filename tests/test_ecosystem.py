@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from bluesky.callbacks import LivePlot, LiveTable
 from bluesky.callbacks.best_effort import BestEffortCallback
-from streams import Collector, Detector, axis, engine, mixtures
 
 from bluesky_cmf import LiveNMF, LiveNMFPlot, Phase, open_catalog, replay
 from bluesky_cmf.documents import read_analysis
+from tests.streams import Collector, Detector, axis, engine, mixtures
 
 # databroker.temp() is a Tiled application in this process: its client imports Starlette's test
 # client, which wants another HTTP library than Tiled's.

@@ -224,7 +224,7 @@ def start_metadata(
 
 def _carried(raw_start: Mapping[str, Any]) -> Document:
     """Give what is carried over of a raw run's metadata; what no document may hold is left out."""
-    carried = _nameable({k: v for k, v in raw_start.items() if k not in _NOT_CARRIED})
+    carried: Document = _nameable({k: v for k, v in raw_start.items() if k not in _NOT_CARRIED})
     whole = {"uid": "", "time": 0.0, **carried}
     for error in schema_validators[DocumentNames.start].iter_errors(whole):
         if error.absolute_path:

@@ -6,13 +6,16 @@ Notes are taken in the thread that documents come from; files are read in the fi
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from event_model import Filler, unpack_datum_page
 
 from ..errors import InputError, PatternError
+from .values import mean_of_collections
 
 __all__ = ["Files", "Handlers", "as_handlers"]
 
@@ -192,10 +195,10 @@ class _FrameFile:
         self._resource = {**resource, "uri": _mapped(str(resource["uri"]), root_map)}
         self._descriptor = descriptor
         self._announced = 0
-        self._consolidator: Any = None
-        self._consumed = 0
         self._first, self._block = 0, np.empty(0)
         self._gave_up = False
+        hdf5 = resource.get("mimetype") == "application/x-hdf5"
+        self._rows = _Hdf5Rows(self._resource) if hdf5 else _OtherRows(self._resource, descriptor)
 
     def announce(self, stop: int) -> None:
         """Say how many values there are by now."""
@@ -205,14 +208,21 @@ class _FrameFile:
         """Read one value, with those after it that are there."""
         if not self._first <= index < self._first + len(self._block):
             self._block, self._first = self._patiently(index), index
-        value: np.ndarray = self._block[index - self._first]
-        return value
+        return mean_of_collections(self._block[index - self._first], self._declared)
+
+    @property
+    def _declared(self) -> tuple[int, ...]:
+        """The shape that the descriptor declares, of all collections of one event."""
+        return tuple(self._descriptor["data_keys"][self._resource["data_key"]].get("shape") or ())
 
     def _patiently(self, index: int) -> np.ndarray:
         pauses = iter(() if self._gave_up else _PAUSES)
         while True:
             try:
-                return self._read_from(index)
+                block = self._rows.read(index, self._announced, self._declared)
+                if not len(block):
+                    raise EOFError("the file ends before it")
+                return block
             except Exception as error:
                 pause = next(pauses, None)
                 if pause is None:
@@ -224,33 +234,59 @@ class _FrameFile:
                     ) from error
             time.sleep(pause)
 
-    def _read_from(self, index: int) -> np.ndarray:
-        """Read a block of values, the first of which is that of ``index``."""
-        consolidator = self._grown()
-        adapter = consolidator.init_adapter()
-        stacked = consolidator.join_method == "stack"
-        rows = 1 if stacked or not consolidator.datum_shape else consolidator.datum_shape[0]
-        size = max(1, int(np.prod(adapter.structure().shape[1:]))) * rows
-        itemsize = adapter.structure().data_type.to_numpy_dtype().itemsize
-        count = max(1, min(self._announced - index, _BLOCK_BYTES // (size * itemsize)))
-        block = np.asarray(adapter.read(slice=(slice(index * rows, (index + count) * rows),)))
-        if not stacked and consolidator.datum_shape:
-            block = block.reshape(-1, *consolidator.datum_shape)
-        if not len(block):
-            raise EOFError("the file ends before it")
-        return block
 
-    def _grown(self) -> Any:
-        """Give the library's view of the file, as long as it has become."""
+class _Hdf5Rows:
+    """The rows of a dataset in an HDF5 file, which may still be written."""
+
+    def __init__(self, resource: Doc) -> None:
+        parsed = urlsplit(resource["uri"])
+        self._path = unquote(parsed.path)
+        self._dataset = str(resource["parameters"]["dataset"])
+
+    def read(self, first: int, stop: int, declared: tuple[int, ...]) -> np.ndarray:
+        """Read the values of events from ``first`` on: as many as bear to be read at once."""
+        with _hdf5(self._path) as file:
+            dataset = file[self._dataset]
+            joined = bool(declared) and dataset.ndim == len(declared)
+            per_event = declared[0] if joined else 1
+            size = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])) * per_event)
+            there = dataset.shape[0] // per_event
+            stop = min(stop, there, first + max(1, _BLOCK_BYTES // size))
+            block: np.ndarray = dataset[first * per_event : max(first, stop) * per_event]
+            return block.reshape(-1, per_event, *block.shape[1:]) if joined else block
+
+
+class _OtherRows:
+    """The rows of files of other kinds, as Tiled reads them."""
+
+    def __init__(self, resource: Doc, descriptor: Doc) -> None:
+        self._resource, self._descriptor = resource, descriptor
+        self._consolidator: Any = None
+        self._consumed = 0
+
+    def read(self, first: int, stop: int, declared: tuple[int, ...]) -> np.ndarray:
+        """Read the values of events from ``first`` on: as many as bear to be read at once."""
+        consolidator = self._grown(stop)
+        adapter = consolidator.init_adapter()
+        shape = adapter.structure().shape
+        joined = bool(declared) and consolidator.join_method != "stack"
+        per_event = declared[0] if joined else 1
+        itemsize = adapter.structure().data_type.to_numpy_dtype().itemsize
+        size = max(1, itemsize * int(np.prod(shape[1:])) * per_event)
+        stop = min(stop, first + max(1, _BLOCK_BYTES // size))
+        block = np.asarray(adapter.read(slice=(slice(first * per_event, stop * per_event),)))
+        return block.reshape(-1, per_event, *block.shape[1:]) if joined else block
+
+    def _grown(self, stop: int) -> Any:
+        """Give the library's view of the files, as many as there are by now."""
         # Imported here: whoever has no such files need not wait for it.
         from bluesky_tiled_plugins.writing.consolidators import consolidator_factory
 
         if self._consolidator is None:
             self._consolidator = consolidator_factory(self._resource, self._descriptor)
-        if self._announced > self._consumed:
-            first, stop = self._consumed, self._announced
-            span = {"start": first, "stop": stop}
-            numbers = {"start": first + 1, "stop": stop + 1}
+        if stop > self._consumed:
+            span = {"start": self._consumed, "stop": stop}
+            numbers = {"start": self._consumed + 1, "stop": stop + 1}
             datum = {"stream_resource": self._resource["uid"], "uid": "", "descriptor": ""}
             self._consolidator.consume_stream_datum(datum | {"indices": span, "seq_nums": numbers})
             self._consumed = stop
@@ -266,6 +302,23 @@ class _FrameValue:
     def read(self) -> Any:
         """Read it."""
         return self._file.read(self.index)
+
+
+@contextmanager
+def _hdf5(path: str) -> Iterator[Any]:
+    """Open a file that another process may have open for writing."""
+    import h5py
+
+    with suppress(ImportError):
+        # Registers the compressions of detectors (Eiger), where it is installed.
+        import hdf5plugin  # noqa: F401
+    try:
+        file = h5py.File(path, "r", swmr=True)
+    except OSError:
+        # A file that was never written in that mode.
+        file = h5py.File(path, "r")
+    with file:
+        yield file
 
 
 def _mapped(uri: str, root_map: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from .items import Arrival, Closed, Opened, Refused
 from .joining import Joining, Row
 from .source import Source
 from .streams import Stream, open_stream
-from .values import numbers, scalar
+from .values import mean_of_collections, numbers, scalar
 
 __all__ = ["Intake"]
 
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 Doc = Mapping[str, Any]
 Item = Opened | Arrival | Refused | Closed
+
+#: The most events that wait for a datum, and behind one that does.
+_MOST_HELD = 100
 
 
 class Intake:
@@ -57,7 +60,7 @@ class Intake:
         self._skipped: set[str] = set()
         self._streams: dict[str, Stream] = {}
         self._joining: dict[str, Joining] = {}
-        #: Events of a stream whose datum has not come yet, and those after them.
+        #: Events of a run whose datum has not come yet, and those after them, by run.
         self._held: dict[str, list[Doc]] = {}
         self._seen: dict[str, set[str]] = {}
         #: The run of every other descriptor and its keys that patterns may be drawn against, and
@@ -87,8 +90,8 @@ class Intake:
 
     def rest(self) -> Iterator[Item]:
         """Account for what still waits in the runs that are open, for an end without `stop`."""
-        for uid, stream in self._streams.items():
-            yield from self._waiting(uid, stream)
+        for run in self._starts:
+            yield from self._waiting(run)
 
     def forget(self) -> None:
         """Forget the events of runs that are over."""
@@ -125,22 +128,26 @@ class Intake:
         streams = {uid: stream for uid, stream in self._streams.items() if stream.run == run}
         if not streams:
             logger.info("run %s had no stream %r", run[:8], self.source.stream)
-        for uid, stream in streams.items():
+        for stream in streams.values():
             if stream.fault is not None and not stream.reported:
                 yield self._refused(stream, 0, stream.fault)
-            yield from self._waiting(uid, stream)
+        yield from self._waiting(run)
         self._forget_run(run, streams)
         if run in self._skipped:
             self._skipped.discard(run)
         else:
             yield Closed(run, _exit_status(doc), str(doc.get("reason") or ""))
 
-    def _waiting(self, uid: str, stream: Stream) -> Iterator[Item]:
+    def _waiting(self, run: str) -> Iterator[Item]:
         """Account for what still waits for a file, or for its event."""
-        for event in self._held.pop(uid, ()):
-            yield from self._taken(stream, event)
-        joining = self._joining.get(uid)
-        for row in joining.rest() if joining is not None else ():
+        for event in self._held.pop(run, ()):
+            yield from self._taken(self._streams[event["descriptor"]], event)
+        for joining in [j for j in self._joining.values() if j.stream.run == run]:
+            yield from self._unjoined(joining)
+
+    def _unjoined(self, joining: Joining) -> Iterator[Item]:
+        stream = joining.stream
+        for row in joining.rest():
             missing = sorted(stream.in_files - row.values.keys())
             if missing:
                 error = PatternError(f"no frame of {', '.join(map(repr, missing))} came for it")
@@ -192,8 +199,8 @@ class Intake:
             if stream.key or not stream.reported:
                 yield self._refused(stream, _seq_num(doc), stream.fault)
             stream.reported = True
-        elif uid in self._held or self._waits(stream, doc):
-            self._held.setdefault(uid, []).append(doc)
+        elif stream.run in self._held or self._waits(stream, doc):
+            yield from self._hold(stream, doc)
         else:
             yield from self._taken(stream, doc)
 
@@ -296,7 +303,12 @@ class Intake:
             raise PatternError(f"no value for data key {key!r} in the event")
         value = event["data"][key]
         if not _in_file(stream, event, key):
-            return numbers(value, key)
+            found = numbers(value, key)
+            if key in stream.in_files:
+                # A replayed run has it in the event.
+                declared = stream.descriptor["data_keys"][key].get("shape") or ()
+                found = mean_of_collections(found, declared)
+            return found
         reference = self._files.value(value, key)
         if reference is None:
             raise PatternError(f"{key!r} is in a file that no document names: {value!r}")
@@ -316,21 +328,30 @@ class Intake:
             for key in (stream.key, stream.x_key)
         )
 
+    def _hold(self, stream: Stream, doc: Doc) -> Iterator[Item]:
+        """Keep an event until its datum comes; not for ever, for others wait behind it."""
+        held = self._held.setdefault(stream.run, [])
+        held.append(doc)
+        if len(held) > _MOST_HELD:
+            yield from self._taken(self._streams[held[0]["descriptor"]], held.pop(0))
+            yield from self._released(stream.run)
+
     def _note(self, note: Callable[[Doc], None]) -> Callable[[Doc], Iterator[Item]]:
         def take(doc: Doc) -> Iterator[Item]:
             note(doc)
-            for uid in list(self._held):
-                yield from self._released(uid)
+            for run in list(self._held):
+                yield from self._released(run)
 
         return take
 
-    def _released(self, uid: str) -> Iterator[Item]:
+    def _released(self, run: str) -> Iterator[Item]:
         """Take the events that were held, up to the first one that still waits."""
-        stream, events = self._streams[uid], self._held[uid]
-        while events and not self._waits(stream, events[0]):
-            yield from self._taken(stream, events.pop(0))
+        events = self._held[run]
+        while events and not self._waits(self._streams[events[0]["descriptor"]], events[0]):
+            event = events.pop(0)
+            yield from self._taken(self._streams[event["descriptor"]], event)
         if not events:
-            del self._held[uid]
+            del self._held[run]
 
     def _stream_datum(self, doc: Doc) -> Iterator[Item]:
         joining = self._joining.get(doc["descriptor"])

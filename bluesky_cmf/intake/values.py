@@ -1,6 +1,7 @@
 """Numbers out of documents, whatever form they come in."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from ..errors import PatternError
 
-__all__ = ["numbers", "scalar"]
+__all__ = ["mean_of_collections", "numbers", "scalar"]
 
 Array = npt.NDArray[Any]
 
@@ -40,3 +41,15 @@ def scalar(value: Any) -> float:
         return math.nan
     is_number = array.size == 1 and array.dtype.kind in "fiub"
     return float(array.reshape(-1)[0]) if is_number else math.nan
+
+
+def mean_of_collections(value: Array, declared: Sequence[int]) -> Array:
+    """Give the mean of the collections of one event.
+
+    They are counted by the first axis of what a descriptor declares of values in files. The same
+    values come back, to the bit, where there is one.
+    """
+    if not value.ndim or value.ndim != len(declared):
+        return value
+    mean: Array = value[0] if len(value) == 1 else value.mean(axis=0, dtype=float)
+    return mean

@@ -75,9 +75,7 @@ class Documents:
         self.noise = np.abs(1 + 0.02 * rng.standard_normal((64, points)))
         self.bundle = event_model.compose_run(metadata={"plan_name": "load"}, validate=False)
         keys = {"intensity": {"source": "load", "dtype": "array", "shape": []}}
-        self.stream = self.bundle.compose_descriptor(
-            name="primary", data_keys=keys, validate=False
-        )
+        self.stream = self.bundle.compose_descriptor(name="primary", data_keys=keys, validate=False)
 
     def event(self, i: int) -> dict[str, Any]:
         pattern = (self.W[i] @ self.H) * self.noise[i % 64]
