@@ -1,0 +1,122 @@
+"""Faults of the fit and its device cost no pattern, and are told."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_cmf import LiveNMF, LiveNMFPlot, Phase, fitting
+from bluesky_cmf.documents import AnalysisReader
+from bluesky_cmf.nmf.streaming import StreamingNMF
+from tests.streams import Collector, mixtures, run_documents
+
+X, H, PATTERNS = mixtures(20, noise=0.01)
+KNOWN = Phase.from_array("known", X, H[0])
+
+
+class Failing:
+    """A factorization whose method fails from the n-th call on; a device fails as a whole."""
+
+    def __init__(self, model: StreamingNMF, method: str, calls: int, error: Exception) -> None:
+        self._model, self._method, self._calls, self._error = model, method, calls, error
+        self.device = torch.device("cuda")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method:
+            self._calls -= 1
+        if self._calls < 0 and (name == self._method or isinstance(self._error, RuntimeError)):
+            raise self._error
+        return getattr(self._model, name)
+
+
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore lines")
+LOST = torch.AcceleratorError("CUDA error: unspecified launch failure")
+OLD = RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("error", [FULL, LOST, OLD])
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [("append", 0), ("append", 7), ("refit", 0), ("refit", 9), ("refit", 20), ("rows", 5)],
+)
+def test_a_device_that_fails_hands_over_to_the_cpu_and_every_pattern_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    method: str,
+    calls: int,
+) -> None:
+    def failing(*args: Any, device: Any, **kwargs: Any) -> Any:
+        model = StreamingNMF(*args, device="cpu", **kwargs)
+        return model if device == "cpu" else Failing(model, method, calls, error)
+
+    undisturbed = fit()
+    monkeypatch.setattr(fitting, "StreamingNMF", failing)
+    out = Collector()
+    live = fit(out)
+    assert len(out.events("primary")) == len(PATTERNS) and not out.events("rejected")
+    assert live.result.objective == pytest.approx(undisturbed.result.objective, rel=1e-3)
+    np.testing.assert_array_equal(live.result.components[0], undisturbed.result.components[0])
+    (fault,) = [event["data"]["fault"] for event in out.events("faults")]
+    assert "the device failed (CUDA" in fault and "goes on on the CPU" in fault
+    (stop,) = out.named("stop")
+    assert stop["exit_status"] == "success"
+    assert stop["cmf"]["device"] == "cpu" and stop["cmf"]["faults"] == [fault]
+    assert "goes on on the CPU" in str(live.error)
+    assert [r.levelno for r in caplog.records if "the device failed" in r.message] == [
+        logging.ERROR
+    ]
+
+
+def test_a_device_that_is_full_from_the_beginning_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*args: Any, device: Any, **kwargs: Any) -> Any:
+        if device != "cpu":
+            raise FULL
+        return StreamingNMF(*args, device=device, **kwargs)
+
+    monkeypatch.setattr(fitting, "StreamingNMF", full)
+    live = fit()
+    assert live.result.n_patterns == len(PATTERNS)
+
+
+def test_other_errors_are_not_taken_for_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, device: Any, **kwargs: Any) -> Any:
+        return Failing(StreamingNMF(*args, device="cpu", **kwargs), "refit", 0, ValueError("no"))
+
+    monkeypatch.setattr(fitting, "StreamingNMF", broken)
+    out = Collector()
+    live = fit(out)
+    assert str(live.error) == "no"
+    assert len(out.events("rejected")) == len(PATTERNS)
+    assert [event["data"]["fault"] for event in out.events("faults")] == [
+        "the fit failed: ValueError: no"
+    ]
+    assert out.named("stop")[0]["exit_status"] == "fail"
+
+
+def test_a_fault_is_read_back_and_stands_on_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*args: Any, device: Any, **kwargs: Any) -> Any:
+        model = StreamingNMF(*args, device="cpu", **kwargs)
+        return model if device == "cpu" else Failing(model, "refit", 3, FULL)
+
+    monkeypatch.setattr(fitting, "StreamingNMF", failing)
+    reader, plot = AnalysisReader(), LiveNMFPlot()
+    fit(reader, plot)
+    assert len(reader.faults) == 1
+    texts = [
+        text.get_text() for text in plot.figure.findobj(match=lambda a: hasattr(a, "get_text"))
+    ]
+    assert any("the device failed" in text for text in texts)
+
+
+def fit(*subscribers: Any) -> LiveNMF:
+    live = LiveNMF("chi_I", x="chi_Q", n_components=2, phases=[KNOWN], background=False)
+    for subscriber in subscribers:
+        live.subscribe(subscriber)
+    for name, doc in run_documents(PATTERNS, x=X):
+        live(name, doc)
+    return live
