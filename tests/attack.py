@@ -5,15 +5,21 @@ found; the test suite sends some hundreds.
 """
 
 import argparse
+import atexit
 import copy
 import logging
 import math
+import shutil
+import tempfile
 import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -70,7 +76,7 @@ axes = st.sampled_from(
 metadata = st.sampled_from(
     [
         *({}, {}, {}, {"dark_frame": True}, {"analysis_stage": "cmf"}, {"image_type": "Dark"}),
-        *({"hints": None}, {"hints": {"dimensions": "nonsense"}}, {"temperature": 300.0}),
+        *({"hints": None}, {"hints": {"dimensions": "nonsense"}}, {"scan_id": "seven"}),
         *({"hints": {"dimensions": [[["temperature"], "primary"]]}}, {"sample": {"a.b/c": [1]}}),
     ]
 )
@@ -82,7 +88,7 @@ actions = st.sampled_from(
     ["event"] * 12
     + ["page"] * 3
     + ["again", "descriptor", "other stream", "stop", "start", "rewind", "garbage", "early event"]
-    + ["datum event", "change"]
+    + ["datum event", "change", *["frames"] * 4]
 )
 garbage = st.sampled_from(
     [
@@ -117,13 +123,37 @@ class _Run:
     seq_num: int = 0
     events: Documents = field(default_factory=list)
     stopped: bool = False
-    #: Patterns that went in.
-    expected: int = 0
+    #: Descriptors of values in files, by uid: what came of each `seq_num`.
+    in_files: dict[str, "_InFiles"] = field(default_factory=dict)
+    #: Patterns that went in otherwise.
+    count: int = 0
+
+    @property
+    def expected(self) -> int:
+        return self.count + sum(known.expected for known in self.in_files.values())
 
     @property
     def passed_over(self) -> bool:
         dark = self.start.get("dark_frame") or self.start.get("image_type") == "Dark"
         return bool(dark or self.start.get("analysis_stage"))
+
+
+@dataclass
+class _InFiles:
+    """A descriptor whose patterns are in a file; with events beside it, or without."""
+
+    resource: str
+    has_events: bool
+    next_index: int = 0
+    frames: Counter[int] = field(default_factory=Counter)
+    events: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def expected(self) -> int:
+        """A frame and an event of one number are a pattern; so is each of them alone."""
+        if not self.has_events:
+            return self.frames.total()
+        return (self.frames | self.events).total()
 
 
 @st.composite
@@ -174,6 +204,8 @@ class _Stream:
             self.page(run)
         elif action == "datum event":
             self.datum_event(run)
+        elif action == "frames":
+            self.frames(run)
         else:
             self.measure(run)
 
@@ -189,7 +221,9 @@ class _Stream:
         uid, key = self.uid(), self.draw(data_keys)
         array = {"source": "attack", "dtype": "array", "shape": []}
         names = ["chi_I_1", "chi_I_2 chi_I", "x_chi_I"] if key == "chi_I both" else [key]
-        keys = dict.fromkeys([*names, "chi_Q", "temperature"], array)
+        # What another stream reads would be the position where a stream has none.
+        position = "temperature" if stream == "primary" else "room"
+        keys = dict.fromkeys([*names, "chi_Q", position], array)
         doc = {"uid": uid, "run_start": run.uid, "name": stream, "time": time.time()}
         self.send("descriptor", {**doc, "data_keys": keys, "configuration": {}, "hints": {}})
         if not run.stopped:
@@ -259,13 +293,54 @@ class _Stream:
             doc = {"datum_id": f"{resource}/0", "resource": resource, "datum_kwargs": {}}
             self.send("datum", doc)
 
+    def frames(self, run: _Run) -> None:
+        """Frames of a file, and events beside them: in either order, some of them missing."""
+        if not run.in_files or not self.draw(st.integers(0, 4)):
+            self.describe_in_files(run)
+        if not run.in_files:
+            return  # the run is over
+        uid, known = list(run.in_files.items())[-1]
+        n = self.draw(st.integers(0, 3))
+        first = self.draw(st.sampled_from([known.next_index + 1] * 4 + [1]))
+        datum = {"stream_resource": known.resource, "uid": self.uid(), "descriptor": uid}
+        datum["indices"] = {"start": known.next_index, "stop": known.next_index + n}
+        datum["seq_nums"] = {"start": first, "stop": first + n}
+        known.next_index += n
+        events = []
+        for number in range(first, first + self.draw(st.sampled_from([n] * 4 + [0, n + 1]))):
+            event = self.event(run, uid, None, None)
+            # Such a pattern is complete when the later of the two comes: it has no place.
+            event["data"]["temperature"] = math.nan
+            events.append({**event, "seq_num": number})
+        mixed = [("stream_datum", datum), *(("event", event) for event in events)]
+        for name, doc in mixed if self.draw(st.booleans()) else reversed(mixed):
+            self.send(name, doc)
+        if not run.stopped:
+            known.frames.update(range(first, first + n))
+            known.events.update(event["seq_num"] for event in events)
+
+    def describe_in_files(self, run: _Run) -> None:
+        uid, resource, has_events = self.uid(), self.uid(), self.draw(st.booleans())
+        key = {"source": "attack", "dtype": "array", "shape": [1, F], "external": "STREAM:"}
+        number = {"source": "attack", "dtype": "number", "shape": []}
+        keys = {"chi_I": key, **({"temperature": number} if has_events else {})}
+        axis = {"data": {"chi_Q": X}, "timestamps": {}, "data_keys": {"chi_Q": number}}
+        doc = {"uid": uid, "run_start": run.uid, "name": "primary", "time": time.time()}
+        doc |= {"data_keys": keys, "configuration": {"det": axis}, "hints": {}}
+        self.send("descriptor", doc)
+        place = {"mimetype": "application/x-hdf5", "uri": f"file://localhost{frames_file()}"}
+        named = {"uid": resource, "run_start": run.uid, "data_key": "chi_I", **place}
+        self.send("stream_resource", {**named, "parameters": {"dataset": "/frames"}})
+        if not run.stopped:
+            run.in_files[uid] = _InFiles(resource, has_events)
+
     def account(self, run: _Run, descriptor: str) -> None:
         told = run.descriptors.get(descriptor)
         if told is None or run.stopped or told["stream"] != "primary":
             return
         if told["usable"] or not told["seen"]:
             # Of a stream without the data key one event is rejected, and says why.
-            run.expected += 1
+            run.count += 1
         told["seen"] += 1
 
     def stop(self, run: _Run) -> None:
@@ -274,7 +349,7 @@ class _Stream:
         self.send("stop", {**stop, **({} if status is None else {"exit_status": status})})
         if not run.stopped:
             faulty = [t for t in run.descriptors.values() if t["stream"] == "primary"]
-            run.expected += sum(not t["usable"] and not t["seen"] for t in faulty)
+            run.count += sum(not t["usable"] and not t["seen"] for t in faulty)
         run.stopped = True
 
     def send(self, name: str, doc: Any) -> None:
@@ -283,6 +358,16 @@ class _Stream:
     def uid(self) -> str:
         self.uids += 1
         return str(uuid.uuid5(uuid.NAMESPACE_OID, str(self.uids)))
+
+
+@cache
+def frames_file() -> Path:
+    """A file of frames, as long as the process lives."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    with h5py.File(folder / "frames.h5", "w") as file:
+        file["/frames"] = np.tile(GOOD, (100, 1))
+    return folder / "frames.h5"
 
 
 class _Handler:
@@ -332,7 +417,7 @@ def hold(
     assert {run: n for run, n in expected.items() if n} == dict(counts)
     for values in temperatures:
         known = [value for value in values if not math.isnan(value)]
-        assert known == sorted(known), "the order was lost"
+        assert known == sorted(known), f"the order was lost: {values}"
     assert repr(before) == repr(documents), "a shared document was changed"
     if tally is not None:
         tally.streams += 1
