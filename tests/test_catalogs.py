@@ -806,7 +806,7 @@ def test_a_flush_that_runs_out_of_time_says_so() -> None:
         def flush(self, *, force: bool) -> bool:
             return store.flush(force)
 
-    writer = CatalogWriter(lambda start: Slow())
+    writer = CatalogWriter(lambda start, claim, state: Slow())
     run = Run()
     run.stop()
     run.store(writer)

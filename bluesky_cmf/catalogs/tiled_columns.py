@@ -32,6 +32,8 @@ class ScalarColumn:
         What the descriptor says of the data key.
     note
         Is told, in words, of values that do not have this type.
+    settled
+        The type of a column that is there already.
     """
 
     def __init__(
@@ -40,9 +42,11 @@ class ScalarColumn:
         values: Iterable[Any],
         declared: Mapping[str, Any],
         note: Callable[[str], None],
+        *,
+        settled: Any = None,
     ) -> None:
         #: The type of the column, a `pyarrow.DataType`.
-        self.type: Any = _column_type(values, declared)
+        self.type: Any = _column_type(values, declared) if settled is None else settled
         self._name = name
         self._note = note
 
@@ -97,6 +101,23 @@ class ArrayColumn:
         #: Row numbers from which on the rows have another shape.
         self._shapes: list[tuple[int, tuple[int, ...]]] = []
 
+    def resume(self, node: Any, n_rows: int, shapes: Iterable[Sequence[Any]]) -> None:
+        """Go on with an array that another process has begun.
+
+        Parameters
+        ----------
+        node
+            Its node, which may hold more rows: they are written again.
+        n_rows
+            How many rows are known to be whole.
+        shapes
+            As `row_shapes` gave them for these rows.
+        """
+        self.node = node
+        self._dtype, self._shape = np.dtype(node.dtype), tuple(node.shape[1:])
+        self._n_rows = n_rows
+        self._shapes = [(row, tuple(shape)) for row, shape in shapes]
+
     def write(self, parent: Any, values: Sequence[Any], access_tags: Any) -> None:
         """Append rows, and make the node with the first; where it raises, it may be done again."""
         arrays = [_numeric_or_text(value) for value in values]
@@ -117,6 +138,10 @@ class ArrayColumn:
         """Give the first row and the shape of each stretch of rows of one shape."""
         self.changed = False
         return [(row, list(shape)) for row, shape in self._shapes]
+
+    def shapes(self, n_rows: int) -> list[list[Any]]:
+        """Give what `resume` needs to go on after so many rows."""
+        return [[row, list(shape)] for row, shape in self._shapes if row < n_rows]
 
     def _made(self, parent: Any, block: np.ndarray, access_tags: Any) -> Any:
         node, existed = existing_or_new(

@@ -7,7 +7,6 @@ public client: arrays as arrays that grow, scalars as one table a stream.
 
 import copy
 import functools
-import itertools
 import logging
 import re
 import time
@@ -28,7 +27,8 @@ from event_model import DocumentNames
 from tiled.adapters.sql import COLUMN_NAME_PATTERN, is_safe_identifier
 from tiled.utils import UnsafeIdentifier
 
-from .patience import existing_or_new, is_outage, patiently
+from ..errors import CatalogError
+from .patience import existing_or_new, patiently
 from .routing import Document, is_array, unpack_event_page
 from .tiled_columns import ROW_SHAPES, ArrayColumn, ScalarColumn
 
@@ -36,6 +36,10 @@ __all__ = ["TiledRun", "open_tiled_run", "plain_node"]
 
 logger = logging.getLogger(__name__)
 
+#: The entry of a run's metadata that says which writer it belongs to.
+CLAIM = "_claim"
+#: TiledWriter's entry of a stream's metadata for changes of its configuration.
+_UPDATES = "_config_updates"
 #: Names that the layout needs for itself.
 _RESERVED = frozenset({"time", "seq_num"})
 #: Characters that the server cannot have in the address of a data key.
@@ -52,7 +56,9 @@ def plain_node(node: Any) -> Any:
     return getattr(node, "base", node)
 
 
-def open_tiled_run(client: Any, start: Document) -> "TiledRun":
+def open_tiled_run(
+    client: Any, start: Document, claim: str, state: Mapping[str, Any] | None = None
+) -> "TiledRun":
     """Store a start document in a Tiled container and give the run that takes the rest.
 
     Parameters
@@ -61,23 +67,32 @@ def open_tiled_run(client: Any, start: Document) -> "TiledRun":
         The container of runs.
     start
         The start document.
+    claim
+        Says whose the run is: one that is there with the same claim is gone on with.
+    state
+        What `TiledRun.state` gave, to go on from there.
 
     Raises
     ------
+    CatalogError
+        If the run is there and somebody else's.
     Exception
         Whatever the server answered.
     """
-    return patiently(lambda: _open_tiled_run(client, start))
+    run = patiently(lambda: _open_tiled_run(client, start, claim))
+    if state is not None:
+        run.resume(state)
+    return run
 
 
-def _open_tiled_run(client: Any, start: Document) -> "TiledRun":
+def _open_tiled_run(client: Any, start: Document, claim: str) -> "TiledRun":
     opened: list[TiledRun] = []
 
     def normalizer(**options: Any) -> TiledRun:
         opened.append(TiledRun(client, start, **options))
         return opened[0]
 
-    TiledWriter(client, normalizer=normalizer, batch_size=1)("start", start)
+    TiledWriter(_Runs(client, claim), normalizer=normalizer, batch_size=1)("start", start)
     (run,) = opened
     if run.refusal is not None:
         raise run.refusal
@@ -109,17 +124,46 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
         self._plain: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
         self._files: dict[str, Any] = {}
+        self._writer: Any = None
+        #: All that was taken but for plain rows: a run can be gone on with from these and them.
+        self._history: list[tuple[str, Document]] = []
+        self._before: Mapping[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Document, validate: bool = False) -> Any:
         """Take one document; what the server says to the start document is kept in `refusal`."""
-        if name != "start":
+        if name in ("event", "event_page") and doc["descriptor"] in self._plain:
             return super().__call__(name, doc, validate=validate)
+        if name != "start":
+            # As it came: what takes old references to files apart changes them.
+            kept = doc if name in ("event", "event_page") else copy.deepcopy(doc)
+            taken = super().__call__(name, doc, validate=validate)
+            self._history.append((name, kept))
+            return taken
         try:
             return super().__call__(name, doc, validate=validate)
         except Exception as error:
             # TiledWriter would warn of another cause than this one.
             self.refusal = error
             return name, doc
+
+    def subscribe(self, func: Any, name: str = "all") -> Any:
+        """Take TiledWriter's part of the work, and remember who does it."""
+        self._writer = func
+        return super().subscribe(func, name)
+
+    def state(self) -> dict[str, Any]:
+        """Give, as plain data, what `resume` needs in another process."""
+        streams = {name: stream.state() for name, stream in self._streams.items()}
+        return {"history": list(self._history), "streams": streams}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where another process had to stop; nothing that is stored is stored again."""
+        self._before = state["streams"]
+        for name, doc in state["history"]:
+            self(name, doc)
+        for name, before in self._before.items():
+            for row in before["rows"]:
+                self._streams[name].append(row)
 
     def descriptor(self, doc: Document) -> None:
         """Announce a stream, or a change of its configuration."""
@@ -172,7 +216,7 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
     def flush(self, *, force: bool) -> bool:
         """Write the rows; without `force` a new stream's first ones wait for company."""
         for files in list(self._files):
-            super().emit(DocumentNames.stream_datum, self._files.pop(files))
+            self._register(self._files.pop(files))
         waits = [stream.flush(force=force) for stream in self._streams.values()]
         return any(waits)
 
@@ -183,8 +227,18 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
             try:
                 doc = concatenate_stream_datums(before, doc)
             except ValueError:
-                super().emit(DocumentNames.stream_datum, before)
+                self._register(before)
         self._files[doc["stream_resource"]] = doc
+
+    def _register(self, doc: Any) -> None:
+        """Tell the server of files, as often as it takes, and count their frames once."""
+        writer = self._writer
+        node, files = patiently(
+            lambda: writer.get_sres_node(doc["stream_resource"], doc["descriptor"])
+        )
+        patch = files.consume_stream_datum(doc)
+        update = writer._update_data_source_for_node
+        patiently(lambda: update(node, files.get_data_source(), patch), proven=True)
 
     def _stream(self, descriptor: Document) -> "_Stream":
         name = str(descriptor["name"])
@@ -195,8 +249,64 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
                 descriptor["data_keys"],
                 self._access_tags,
                 self.lost,
+                whole=descriptor["uid"] not in self._plain,
+                before=self._before.get(name, {}),
             )
         return self._streams[name]
+
+
+class _Runs:
+    """The container of runs as TiledWriter sees it: what it makes there bears a claim."""
+
+    def __init__(self, client: Any, claim: str) -> None:
+        self._client = client
+        self._claim = claim
+
+    def include_data_sources(self) -> "_Runs":
+        return _Runs(self._client.include_data_sources(), self._claim)
+
+    def create_container(self, *, key: str, metadata: Mapping[str, Any], **more: Any) -> Any:
+        claimed = {**metadata, CLAIM: self._claim}
+        node, existed = existing_or_new(
+            self._client,
+            key,
+            lambda: self._client.create_container(key=key, metadata=claimed, **more),
+        )
+        if existed and node.metadata.get(CLAIM) != self._claim:
+            raise CatalogError(
+                f"The catalog has a run with the uid {key} that somebody else has stored. Store "
+                "each run once."
+            )
+        return _Container(node)
+
+
+class _Container:
+    """A container as TiledWriter sees it: what it makes there a second time is what is there."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    @property
+    def base(self) -> "_Container":
+        return _Container(self._node.base)
+
+    def create_container(self, *, key: str, **more: Any) -> "_Container":
+        make = functools.partial(self._node.create_container, key=key, **more)
+        return _Container(existing_or_new(self._node, key, make)[0])
+
+    def new(self, *, key: str, **more: Any) -> Any:
+        return existing_or_new(self._node, key, lambda: self._node.new(key=key, **more))[0]
+
+    def update_metadata(self, *, metadata: Mapping[str, Any], **more: Any) -> None:
+        updates = metadata.get(_UPDATES)
+        if updates:
+            # A change of configuration that comes a second time was stored by another process.
+            once = {update["uid"]: update for update in updates}
+            metadata = {**metadata, _UPDATES: list(once.values())}
+        self._node.update_metadata(metadata=metadata, **more)
 
 
 @dataclass
@@ -206,23 +316,49 @@ class _Table:
     node: Any
     names: list[str]
     n_rows: int = 0
+    #: Whether there may be more rows: those of a request whose answer was lost, or of a process
+    #: that ended.
+    unsure: bool = False
 
     def append(self, columns: Any) -> None:
         """Append rows, once each, however often that has to be tried."""
-        attempts = itertools.count()
 
-        def request() -> None:
-            # The answer may have been lost, and not the rows.
-            if next(attempts) and len(self.node.read(self.names[:1])) > self.n_rows:
-                return
-            self.node.append_partition(0, columns)
+        def request() -> bool:
+            there = self._further() if self.unsure else 0
+            rows = columns.slice(min(there, len(columns)))
+            self.unsure = True
+            if len(rows):
+                self.node.append_partition(0, rows)
+            return there > len(columns)
 
-        patiently(request)
+        self.unsure = patiently(request, proven=self.n_rows > 0)
         self.n_rows += len(columns)
+
+    def _further(self) -> int:
+        """Count the rows that are there beyond those that are known."""
+        return max(0, len(self.node.read(self.names[:1])) - self.n_rows)
 
 
 class _Stream:
-    """The rows of one stream: what waits, and the nodes that they are appended to."""
+    """The rows of one stream: what waits, and the nodes that they are appended to.
+
+    Parameters
+    ----------
+    find_node
+        Gives its container.
+    name
+        Its name.
+    data_keys
+        Those of its first descriptor.
+    access_tags
+        For what is made.
+    lost
+        Takes what costs one data key.
+    whole
+        Whether all of its rows come again where the run is gone on with in another process.
+    before
+        The `state` to go on from, empty for a new stream.
+    """
 
     def __init__(
         self,
@@ -231,20 +367,43 @@ class _Stream:
         data_keys: Mapping[str, Any],
         access_tags: Any,
         lost: list[Exception],
+        *,
+        whole: bool,
+        before: Mapping[str, Any],
     ) -> None:
-        self.notes: list[str] = []
+        self.notes: list[str] = list(before.get("notes", ()))
         self._find_node = find_node
         self._name = name
         self._data_keys = data_keys
         self._access_tags = access_tags
         self._lost = lost
+        self._whole = whole
         self._rows: list[Document] = []
+        self._n_written = int(before.get("written", 0))
+        self._keys: list[str] = list(before.get("keys", ()))
+        self._refused: set[str] = set(before.get("refused", ()))
+        self._shapes: Mapping[str, Any] = before.get("shapes", {})
         self._since = 0.0
         self._node: Any = None
-        self._keys: list[str] = []
         self._arrays: dict[str, ArrayColumn] = {}
         self._scalars: dict[str, ScalarColumn] = {}
         self._tables: dict[str, _Table] = {}
+
+    def state(self) -> dict[str, Any]:
+        """Give, as plain data, what waits and what is known to be written."""
+        if self._whole:
+            return {"rows": [], "written": 0, "notes": list(self.notes)}
+        return {
+            "rows": list(self._rows),
+            "written": self._n_written,
+            "keys": list(self._keys),
+            "refused": sorted(self._refused),
+            "shapes": {
+                name: column.shapes(self._n_written) for name, column in self._arrays.items()
+            }
+            or dict(self._shapes),
+            "notes": list(self.notes),
+        }
 
     def append(self, event: Document) -> None:
         """Keep a row."""
@@ -258,11 +417,14 @@ class _Stream:
             return False
         if self._node is None and not force and time.monotonic() - self._since < _FIRST_BATCH:
             return True
-        rows, self._rows = self._rows, []
         if self._node is None:
-            self._settle(rows)
-        for portion in _portions(rows):
+            self._settle(self._rows)
+        while self._rows:
+            # What waits is taken away when it is written, so that `state` may be asked any time.
+            portion = _portion(self._rows)
             self._write(portion)
+            self._n_written += len(portion)
+            del self._rows[: len(portion)]
         return False
 
     def close(self) -> None:
@@ -270,21 +432,42 @@ class _Stream:
         nodes = [column.node for column in self._arrays.values()]
         for node in [*nodes, *(table.node for table in self._tables.values())]:
             if node is not None:
-                node.close_stream()
+                patiently(node.close_stream)
 
     def _settle(self, rows: Sequence[Document]) -> None:
         """Decide which columns are arrays of their own and which are in the table."""
-        self._node = patiently(self._find_node)
-        self._keys = list(rows[0]["data"])
+        node = patiently(self._find_node)
+        self._keys = self._keys or list(rows[0]["data"])
         columns = _columns(rows, self._keys)
+        there = self._find_columns(node, columns)
         taken: set[str] = set()
         for name, values in columns.items():
-            if _any_array(values) or not _is_column_name(name, taken):
-                self._arrays[name] = ArrayColumn(name, self._data_keys.get(name, {}), self._note)
+            declared = self._data_keys.get(name, {})
+            if name in self._arrays or name in self._refused:
+                continue
+            if name not in there and (_any_array(values) or not _is_column_name(name, taken)):
+                self._arrays[name] = ArrayColumn(name, declared, self._note)
             else:
                 taken.add(name.lower())
-                declared = self._data_keys.get(name, {})
-                self._scalars[name] = ScalarColumn(name, values, declared, self._note)
+                self._scalars[name] = ScalarColumn(
+                    name, values, declared, self._note, settled=there.get(name)
+                )
+        self._node = node
+
+    def _find_columns(self, node: Any, expected: Iterable[str]) -> dict[str, Any]:
+        """Take over what an earlier process has made; give the types of the columns in tables."""
+        types: dict[str, Any] = {}
+        for name, part in patiently(lambda: dict(node.items())).items():
+            ours = name in expected and name not in self._refused
+            if part.structure_family == "array" and ours:
+                column = ArrayColumn(name, self._data_keys.get(name, {}), self._note)
+                column.resume(part, self._n_written, self._shapes.get(name, ()))
+                self._arrays[name] = column
+            elif part.structure_family == "table":
+                schema = part.structure().arrow_schema_decoded
+                types.update(zip(schema.names, schema.types, strict=True))
+                self._tables[name] = _Table(part, schema.names, self._n_written, unsure=True)
+        return types
 
     def _write(self, rows: Sequence[Document]) -> None:
         columns = _columns(rows, self._keys)
@@ -294,20 +477,18 @@ class _Stream:
         for name, column in list(self._arrays.items()):
             write = functools.partial(column.write, self._node, columns[name], self._access_tags)
             try:
-                patiently(write)
+                patiently(write, proven=column.node is not None)
             except Exception as error:
-                if is_outage(error):
-                    raise
                 # One key that the server refuses must not cost the run.
                 del self._arrays[name]
+                self._refused.add(name)
                 self._lost.append(error)
                 self.notes.append(
                     f"Stream {self._name!r}: the data key {name!r} could not be stored further: "
                     f"{error}"
                 )
         self._write_shapes()
-        if not self._tables:
-            self._create_tables()
+        self._create_tables()
         for table in self._tables.values():
             table.append(
                 pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in table.names})
@@ -318,13 +499,16 @@ class _Stream:
         if padded:
             shapes = {name: column.row_shapes() for name, column in padded.items()}
             told = {ROW_SHAPES: shapes}
-            patiently(lambda: self._node.update_metadata(metadata=told, drop_revision=True))
+            update = functools.partial(self._node.update_metadata, told, drop_revision=True)
+            patiently(update, proven=True)
 
     def _create_tables(self) -> None:
         names = list(self._scalars)
         parts = [names[i : i + MAX_TABLE_COLUMNS] for i in range(0, len(names), MAX_TABLE_COLUMNS)]
         for number, part in enumerate(parts):
             key = "internal" if len(parts) == 1 else f"internal_{number}"
+            if key in self._tables:
+                continue
             make = functools.partial(
                 self._node.create_appendable_table,
                 schema=pyarrow.schema([(name, self._scalars[name].type) for name in part]),
@@ -366,11 +550,10 @@ def _columns(rows: Sequence[Document], keys: Iterable[str]) -> dict[str, list[An
     return columns
 
 
-def _portions(rows: Sequence[Document]) -> Iterable[Sequence[Document]]:
-    """Cut rows into requests of a bearable size."""
+def _portion(rows: list[Document]) -> list[Document]:
+    """Give as many rows as a request of a bearable size takes."""
     size = sum(np.asarray(value).nbytes for value in rows[0]["data"].values() if is_array(value))
-    step = max(1, min(5000, _REQUEST_BYTES // max(size, 1)))
-    return (rows[i : i + step] for i in range(0, len(rows), step))
+    return rows[: max(1, min(5000, _REQUEST_BYTES // max(size, 1)))]
 
 
 def _any_array(values: Iterable[Any]) -> bool:
