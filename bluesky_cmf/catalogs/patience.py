@@ -12,9 +12,9 @@ __all__ = ["Abandoned", "Watcher", "attend", "existing_or_new", "patiently"]
 
 T = TypeVar("T")
 
-#: Seconds for which a server may answer with an internal error before that is a refusal. The
-#: server does not tell a full disk from a document that it can never store.
-_REFUSED_AFTER = 300.0
+#: Seconds for which a server may answer with an internal error before that is a refusal. It does
+#: not tell a full disk from a document that it can never store; all others wait meanwhile.
+_REFUSED_AFTER = 3600.0
 #: Seconds between two attempts: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 
@@ -61,7 +61,9 @@ def attend(watcher: Watcher) -> None:
     _watched.watcher = watcher
 
 
-def patiently(request: Callable[[], T], *, proven: bool = False) -> T:
+def patiently(
+    request: Callable[[], T], *, proven: bool = False, refused_after: float | None = None
+) -> T:
     """Make a request again for as long as nobody answers, or the server is out of order or busy.
 
     Parameters
@@ -71,6 +73,8 @@ def patiently(request: Callable[[], T], *, proven: bool = False) -> T:
     proven
         Whether the server has done the like before: an internal error is then an outage, such as
         a full disk, and no refusal.
+    refused_after
+        Seconds after which it is a refusal otherwise; None is an hour.
 
     Returns
     -------
@@ -80,11 +84,12 @@ def patiently(request: Callable[[], T], *, proven: bool = False) -> T:
     Raises
     ------
     Exception
-        What it raises otherwise. An internal error of the server is raised after five minutes.
+        What it raises otherwise, and in the end an internal error of the server.
     Abandoned
         Where the thread's watcher says so.
     """
     watcher = _watched.watcher
+    limit = _REFUSED_AFTER if refused_after is None else refused_after
     pause, refusing = _FIRST_PAUSE, None
     waited = False
     while True:
@@ -96,7 +101,7 @@ def patiently(request: Callable[[], T], *, proven: bool = False) -> T:
             watcher.pause(0.0)
             again = should_retry(error)
             refusing = (refusing or time.monotonic()) if _internal(error) else None
-            if again is False or (refusing and not proven and _since(refusing) >= _REFUSED_AFTER):
+            if again is False or (refusing and not proven and _since(refusing) >= limit):
                 if waited:
                     watcher.back()
                 raise
@@ -120,7 +125,9 @@ def _since(moment: float) -> float:
     return time.monotonic() - moment
 
 
-def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any, bool]:
+def existing_or_new(
+    parent: Any, key: str, make: Callable[[], Any], *, refused_after: float | None = None
+) -> tuple[Any, bool]:
     """Make a node, patiently.
 
     Parameters
@@ -131,6 +138,8 @@ def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any
         Its name.
     make
         Makes it.
+    refused_after
+        As for `patiently`.
 
     Returns
     -------
@@ -146,4 +155,4 @@ def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any
                 raise
             return parent[key], True
 
-    return patiently(request)
+    return patiently(request, refused_after=refused_after)

@@ -5,16 +5,21 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 
 from .patience import existing_or_new
 
-__all__ = ["ROW_SHAPES", "ArrayColumn", "ScalarColumn"]
+__all__ = ["ROW_SHAPES", "STAND_INS", "ArrayColumn", "ScalarColumn"]
 
 #: The entry of a stream's metadata that holds the true shapes of rows that had to be padded.
 ROW_SHAPES = "_row_shapes"
+#: Seconds of internal errors after which a node that could not be made is not tried further.
+_UNMADE = 5.0
+#: The entry that holds the names of nodes that could not have the names of their data keys.
+STAND_INS = "_stand_ins"
 #: Characters reserved for each string where a column of strings cannot be in the table.
 _STRING_WIDTH = 256
 
@@ -91,6 +96,8 @@ class ArrayColumn:
 
     def __init__(self, name: str, declared: Mapping[str, Any], note: Callable[[str], None]) -> None:
         self.node: Any = None
+        #: The name of the node, that of the data key unless the server cannot make it.
+        self.key = name
         self.changed = False
         self._name = name
         self._declared = declared
@@ -144,17 +151,26 @@ class ArrayColumn:
         return [[row, list(shape)] for row, shape in self._shapes if row < n_rows]
 
     def _made(self, parent: Any, block: np.ndarray, access_tags: Any) -> Any:
-        node, existed = existing_or_new(
-            parent,
-            self._name,
-            lambda: parent.write_array(
+        def made(key: str) -> Any:
+            return parent.write_array(
                 block,
-                key=self._name,
+                key=key,
                 metadata=truncate_json_overflow({**self._declared, "dtype_numpy": block.dtype.str}),
                 dims=("time", *(f"dim_{self._name}_{axis}" for axis in range(1, block.ndim))),
                 access_tags=access_tags,
-            ),
-        )
+            )
+
+        try:
+            node, existed = existing_or_new(
+                parent, self.key, lambda: made(self.key), refused_after=_UNMADE
+            )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+                raise
+            # A server that was killed between making the file and making the node can never make
+            # a node of this name again.
+            self.key = f"{self._name}_"
+            node, existed = existing_or_new(parent, self.key, lambda: made(self.key))
         if existed:
             node.patch(block, offset=(0,), extend=True)
         return node

@@ -30,7 +30,7 @@ from tiled.utils import UnsafeIdentifier
 from ..errors import CatalogError
 from .patience import existing_or_new, patiently
 from .routing import Document, is_array, unpack_event_page
-from .tiled_columns import ROW_SHAPES, ArrayColumn, ScalarColumn
+from .tiled_columns import ROW_SHAPES, STAND_INS, ArrayColumn, ScalarColumn
 
 __all__ = ["TiledRun", "open_tiled_run", "plain_node"]
 
@@ -457,10 +457,14 @@ class _Stream:
     def _find_columns(self, node: Any, expected: Iterable[str]) -> dict[str, Any]:
         """Take over what an earlier process has made; give the types of the columns in tables."""
         types: dict[str, Any] = {}
-        for name, part in patiently(lambda: dict(node.items())).items():
+        stand_ins: dict[str, str] = dict(node.metadata.get(STAND_INS, {}))
+        names: dict[str, str] = {key: name for name, key in stand_ins.items()}
+        for key, part in patiently(lambda: dict(node.items())).items():
+            name = str(names.get(key, key))
             ours = name in expected and name not in self._refused
             if part.structure_family == "array" and ours:
                 column = ArrayColumn(name, self._data_keys.get(name, {}), self._note)
+                column.key = key
                 column.resume(part, self._n_written, self._shapes.get(name, ()))
                 self._arrays[name] = column
             elif part.structure_family == "table":
@@ -474,10 +478,9 @@ class _Stream:
         if unknown := rows[0]["data"].keys() - set(self._keys):
             self._note(f"The data keys {sorted(unknown)} came late and are not stored.")
         # The arrays come first: a reader takes as many rows as the table has.
-        for name, column in list(self._arrays.items()):
-            write = functools.partial(column.write, self._node, columns[name], self._access_tags)
+        for name in list(self._arrays):
             try:
-                patiently(write, proven=column.node is not None)
+                self._write_array(name, columns[name])
             except Exception as error:
                 # One key that the server refuses must not cost the run.
                 del self._arrays[name]
@@ -493,6 +496,19 @@ class _Stream:
             table.append(
                 pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in table.names})
             )
+
+    def _write_array(self, name: str, values: Sequence[Any]) -> None:
+        column = self._arrays[name]
+        write = functools.partial(column.write, self._node, values, self._access_tags)
+        # What makes the node has had patience with a server that cannot.
+        made = column.node is not None
+        patiently(write, proven=made, refused_after=0.0)
+        if not made and column.key != name:
+            self._note(
+                f"The server could not make {name!r}: the data key stands in {column.key!r}."
+            )
+            told = {STAND_INS: {name: column.key}}
+            patiently(lambda: self._node.update_metadata(told, drop_revision=True))
 
     def _write_shapes(self) -> None:
         padded = {name: column for name, column in self._arrays.items() if column.changed}
