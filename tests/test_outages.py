@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import zarr
 from event_model import compose_run
 from servers import Server
 from streams import mixtures, run_documents
@@ -40,6 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tiled's client tries for most of a minute before it says that nobody answers."""
     monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 1)
     monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(writer, "_PACE", 0.05)
     monkeypatch.setattr(writer, "_STUCK_AWAY", 0.5)
     monkeypatch.setenv("BLUESKY_CMF_SPOOL", str(tmp_path / "spool"))
 
@@ -270,6 +272,44 @@ def _of_run(name: str, doc: dict[str, Any], uid: str) -> dict[str, Any]:
     if name == "event":
         return {**doc, "descriptor": f"{uid[:8]}-{doc['descriptor']}"}
     return {**doc, "run_start": uid}
+
+
+def test_an_array_whose_file_a_killed_server_left_without_a_node_is_stored_all_the_same(
+    folder: Path, other: Catalog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_columns._UNMADE", 0.0)
+    uid, patterns, documents = a_run(6)
+    zarr.create_array(str(folder / "data" / uid / "primary" / "chi_I"), shape=(2, 200), dtype="f8")
+    left_behind(folder, monkeypatch, documents[:5], documents[5:])
+    store = other.writer()
+    assert store.flush(60) and store.error is None
+    assert_whole(other, uid, patterns)
+    assert "stands in 'chi_I_'" in caplog.text
+    store.close()
+
+
+def test_an_append_that_fails_as_on_a_full_disk_is_tried_until_there_is_room(
+    folder: Path, other: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_REFUSED_AFTER", 0.0)
+    uid, patterns, documents = a_run(6)
+    with open_catalog(folder) as catalog:
+        network = Network(catalog, monkeypatch)
+        store = catalog.writer()
+        give(store, documents[:5])
+        assert store.flush(60)
+        refused = []
+
+        def refuses(request: httpx.Request) -> httpx.Response | None:
+            if request.method != "PATCH" or len(refused) >= 5:
+                return None
+            refused.append(request)
+            return httpx.Response(500, request=request)
+
+        network.refuses = refuses
+        give(store, documents[5:])
+        assert store.flush(60) and store.error is None and len(refused) == 5
+    assert_whole(other, uid, patterns)
 
 
 def test_a_run_of_somebody_else_is_not_taken_over(

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 
-from .patience import existing_or_new
+from .patience import existing_or_new, patiently
 
 __all__ = ["ROW_SHAPES", "STAND_INS", "ArrayColumn", "ScalarColumn"]
 
@@ -172,7 +172,7 @@ class ArrayColumn:
             self.key = f"{self._name}_"
             node, existed = existing_or_new(parent, self.key, lambda: made(self.key))
         if existed:
-            node.patch(block, offset=(0,), extend=True)
+            patiently(lambda: node.patch(block, offset=(0,), extend=True), proven=True)
         return node
 
     def _same_ndim(self, array: np.ndarray) -> np.ndarray:

@@ -325,8 +325,8 @@ class CatalogWriter:
             self._changed.notify_all()
         if first:
             logger.warning(
-                "%s does not answer (%s). %d documents wait, with those that come, in memory and "
-                "in %s; they are written when it is back.",
+                "%s does not answer, or cannot store now (%s). %d documents wait, with those that "
+                "come, in memory and in %s; they are written when it is back.",
                 self._target,
                 error,
                 waiting,
