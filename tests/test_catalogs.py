@@ -520,7 +520,7 @@ def test_a_reader_sees_events_while_the_run_is_open(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bluesky_cmf.catalogs.writer._PACE", 0.05)
-    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_write._FIRST_BATCH", 0.1)
+    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_stream._FIRST_BATCH", 0.1)
     run = Run()
     stream = run.stream("primary", {"x": NUMBER, "y": array(100)})
     writer = catalog.writer()

@@ -16,7 +16,7 @@ import numpy as np
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
 from .tiled_columns import ROW_SHAPES, STAND_INS
-from .tiled_write import plain_node
+from .tiled_nodes import plain_node
 
 __all__ = ["tiled_documents"]
 
