@@ -260,7 +260,6 @@ class CatalogWriter:
     def _write_leftover(self, leftover: Leftover) -> None:
         state = leftover.state
         router = RunRouter(self._open_run, self._run_failed, state["claim"])
-        n_documents = 0
         done = False
         try:
             router.resume(state["runs"])
@@ -268,7 +267,6 @@ class CatalogWriter:
                 for name, doc in documents:
                     router(name, doc)
                 router.flush(force=True)
-                n_documents += len(documents)
             router.flush(force=True)
             done = True
         except Exception as error:
@@ -284,10 +282,8 @@ class CatalogWriter:
         if done:
             leftover.remove()
             logger.warning(
-                "What an earlier process could not write to %s was written now: %d documents "
-                "from %s.",
+                "What an earlier process could not write to %s was written now, from %s.",
                 self._target,
-                n_documents,
                 leftover.folder,
             )
 
