@@ -39,6 +39,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _spool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BLUESKY_CMF_SPOOL", str(tmp_path / "spool"))
+
+
 @pytest.fixture(scope="module")
 def empty_catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that was opened once."""
@@ -515,7 +520,7 @@ def test_a_reader_sees_events_while_the_run_is_open(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bluesky_cmf.catalogs.writer._PACE", 0.05)
-    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_write._FIRST_BATCH", 0.1)
+    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_stream._FIRST_BATCH", 0.1)
     run = Run()
     stream = run.stream("primary", {"x": NUMBER, "y": array(100)})
     writer = catalog.writer()
@@ -737,19 +742,24 @@ def test_a_network_that_fails_for_a_while_costs_no_row_and_doubles_none(
     assert [e["data"]["y"].tolist() for e in back] == [[float(i)] * 4 for i in range(4)]
 
 
-def test_a_server_that_stays_away_costs_the_open_run_and_not_the_next(
-    tiled_catalog: Catalog, network: Network, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_refuses_rows_costs_the_open_run_and_not_the_next(
+    tiled_catalog: Catalog, network: Network
 ) -> None:
-    monkeypatch.setattr(patience, "_PATIENCE", 0.0)
+    """One that does not answer costs nothing, however long: see test_outages."""
+
+    def refuse(url: str) -> Any:
+        assert "/table/" in url
+        return httpx.Response(400, json={"detail": "no"}, request=httpx.Request("PATCH", url))
+
     lost, run = a_small_run(), a_small_run()
     writer = tiled_catalog.writer()
     for number, (name, doc) in enumerate(lost.docs):
         if number == 3:
             assert writer.flush(30)
-            network.faults = [unreachable]
+            network.faults = [None, refuse]  # type: ignore[list-item]
         writer(name, doc)
     assert writer.flush(30) is False
-    assert isinstance(writer.error, httpx.ConnectError)
+    assert isinstance(writer.error, httpx.HTTPStatusError)
     run.store(writer)
     writer.flush(30)
     assert len(events(list(tiled_catalog.documents(run.uid)))) == 3
@@ -806,7 +816,7 @@ def test_a_flush_that_runs_out_of_time_says_so() -> None:
         def flush(self, *, force: bool) -> bool:
             return store.flush(force)
 
-    writer = CatalogWriter(lambda start: Slow())
+    writer = CatalogWriter(lambda start, claim, state: Slow())
     run = Run()
     run.stop()
     run.store(writer)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from tiled.queries import Like
 from ..errors import CatalogError, RunNotFoundError
 from .broker import BrokerRun, broker_documents
 from .routing import Document, RunStore
+from .spool import spool_folder
 from .tiled_read import tiled_documents
 from .tiled_write import open_tiled_run
 from .writer import CatalogWriter
@@ -54,7 +56,9 @@ class Catalog(ABC):
         self._writers: list[CatalogWriter] = []
         self._closed = False
 
-    def writer(self, *, latest: bool = False) -> CatalogWriter:
+    def writer(
+        self, *, latest: bool = False, spool: str | os.PathLike[str] | None = None
+    ) -> CatalogWriter:
         """Make a callback that stores runs here, for ``RE.subscribe`` and ``live.subscribe``.
 
         Parameters
@@ -62,6 +66,11 @@ class Catalog(ABC):
         latest
             Whether to store the stream ``latest`` of analysis runs too, which repeats the raw
             data.
+        spool
+            The folder for documents that have to wait on disk, while the catalog does not answer;
+            None takes that of the environment variable ``BLUESKY_CMF_SPOOL``, or else one in the
+            user's folder for the state of programs. What an earlier process left there for this
+            catalog is written first.
 
         Returns
         -------
@@ -69,7 +78,8 @@ class Catalog(ABC):
             It is closed with the catalog.
         """
         self._check_open()
-        writer = CatalogWriter(self._open_run, target=self.spec, latest=latest)
+        folder = spool_folder(self.spec, spool)
+        writer = CatalogWriter(self._open_run, target=self.spec, latest=latest, spool=folder)
         self._writers.append(writer)
         return writer
 
@@ -132,7 +142,9 @@ class Catalog(ABC):
         return f"<{type(self).__name__} {self.spec}>"
 
     @abstractmethod
-    def _open_run(self, start: Document) -> RunStore:
+    def _open_run(
+        self, start: Document, claim: str, state: Mapping[str, Any] | None = None
+    ) -> RunStore:
         """Store a start document and give the store of the rest."""
 
     @abstractmethod
@@ -187,8 +199,10 @@ class Catalog(ABC):
 class TiledCatalog(Catalog):
     """Runs in tables and arrays of a Tiled server."""
 
-    def _open_run(self, start: Document) -> RunStore:
-        return open_tiled_run(self._client, start)
+    def _open_run(
+        self, start: Document, claim: str, state: Mapping[str, Any] | None = None
+    ) -> RunStore:
+        return open_tiled_run(self._client, start, claim, state)
 
     def _lookup(self, uid: str) -> list[Any]:
         found = self._client.search(Like("start.uid", f"{uid}%")).values().head(20)
@@ -202,7 +216,9 @@ class TiledCatalog(Catalog):
 class BrokerCatalog(Catalog):
     """Runs in the document store of databroker, behind its server."""
 
-    def _open_run(self, start: Document) -> RunStore:
+    def _open_run(
+        self, start: Document, claim: str, state: Mapping[str, Any] | None = None
+    ) -> RunStore:
         return BrokerRun(self._client, start)
 
     def _lookup(self, uid: str) -> list[Any]:

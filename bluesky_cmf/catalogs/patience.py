@@ -1,32 +1,80 @@
-"""A network or a server that fails for a while costs time, and no data."""
+"""A network or a server that fails costs time, and no data, however long it lasts."""
 
-import logging
+import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
 from tiled.client.utils import ClientError, should_retry
 
-__all__ = ["existing_or_new", "is_outage", "patiently"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Abandoned", "Watcher", "attend", "existing_or_new", "patiently"]
 
 T = TypeVar("T")
 
-#: Seconds of trouble after which it is taken to be for good.
-_PATIENCE = 300.0
+#: Seconds for which a server may answer with an internal error before that is a refusal. It does
+#: not tell a full disk from a document that it can never store; all others wait meanwhile.
+_REFUSED_AFTER = 3600.0
 #: Seconds between two attempts: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0
 
 
-def patiently(request: Callable[[], T]) -> T:
-    """Make a request again while the network fails, or the server is out of order or too busy.
+class Abandoned(BaseException):
+    """Nobody waits for a request any more; not an error that costs a run."""
+
+
+class Watcher(Protocol):
+    """Is told by the requests of one thread how the catalog answers."""
+
+    def away(self, error: Exception) -> None:
+        """Learn that the catalog does not answer; called once for each request that waits."""
+
+    def back(self) -> None:
+        """Learn that it answers again."""
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and raise `Abandoned` where that has no point any more."""
+
+
+class _Alone:
+    """Watches where no one does."""
+
+    def away(self, error: Exception) -> None:
+        pass
+
+    def back(self) -> None:
+        pass
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _Watched(threading.local):
+    watcher: Watcher = _Alone()
+
+
+_watched = _Watched()
+
+
+def attend(watcher: Watcher) -> None:
+    """Let `watcher` watch the requests of the calling thread."""
+    _watched.watcher = watcher
+
+
+def patiently(
+    request: Callable[[], T], *, proven: bool = False, refused_after: float | None = None
+) -> T:
+    """Make a request again for as long as nobody answers, or the server is out of order or busy.
 
     Parameters
     ----------
     request
         What can be done twice: the answer to the first time may have been lost.
+    proven
+        Whether the server has done the like before: an internal error is then an outage, such as
+        a full disk, and no refusal.
+    refused_after
+        Seconds after which it is a refusal otherwise; None is an hour.
 
     Returns
     -------
@@ -36,36 +84,50 @@ def patiently(request: Callable[[], T]) -> T:
     Raises
     ------
     Exception
-        What it raises otherwise, or still after five minutes.
+        What it raises otherwise, and in the end an internal error of the server.
+    Abandoned
+        Where the thread's watcher says so.
     """
-    deadline, pause = time.monotonic() + _PATIENCE, _FIRST_PAUSE
+    watcher = _watched.watcher
+    limit = _REFUSED_AFTER if refused_after is None else refused_after
+    pause, refusing = _FIRST_PAUSE, None
+    waited = False
     while True:
+        watcher.pause(0.0)
         try:
-            return request()
+            answer = request()
         except Exception as error:
+            # A request that fails because all was closed meanwhile fails for no one.
+            watcher.pause(0.0)
             again = should_retry(error)
-            # A server that is too busy may tell for how long.
-            wait = pause if isinstance(again, bool) else again
-            if again is False or time.monotonic() + wait > deadline:
+            refusing = (refusing or time.monotonic()) if _internal(error) else None
+            if again is False or (refusing and not proven and _since(refusing) >= limit):
+                if waited:
+                    watcher.back()
                 raise
-            if pause == _FIRST_PAUSE:
-                logger.warning(
-                    "The catalog's server does not take what is stored (%s): tried again for %.0f "
-                    "seconds.",
-                    error,
-                    _PATIENCE,
-                )
-        time.sleep(wait)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+            if not waited:
+                waited = True
+                watcher.away(error)
+            # A server that is too busy may tell for how long.
+            watcher.pause(pause if isinstance(again, bool) else again)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            if waited:
+                watcher.back()
+            return answer
 
 
-def is_outage(error: Exception) -> bool:
-    """Tell whether nobody answers, unlike a server that cannot do one thing and does others."""
-    internal = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 500
-    return should_retry(error) is not False and not internal
+def _internal(error: Exception) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 500
 
 
-def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any, bool]:
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
+def existing_or_new(
+    parent: Any, key: str, make: Callable[[], Any], *, refused_after: float | None = None
+) -> tuple[Any, bool]:
     """Make a node, patiently.
 
     Parameters
@@ -76,11 +138,13 @@ def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any
         Its name.
     make
         Makes it.
+    refused_after
+        As for `patiently`.
 
     Returns
     -------
     node, existed
-        Whether an attempt whose answer was lost had made the node.
+        Whether an attempt whose answer was lost, or an earlier process, had made the node.
     """
 
     def request() -> tuple[Any, bool]:
@@ -91,4 +155,4 @@ def existing_or_new(parent: Any, key: str, make: Callable[[], Any]) -> tuple[Any
                 raise
             return parent[key], True
 
-    return patiently(request)
+    return patiently(request, refused_after=refused_after)

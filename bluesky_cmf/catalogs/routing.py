@@ -9,6 +9,7 @@ import numpy as np
 
 __all__ = [
     "Document",
+    "RunOpener",
     "RunRouter",
     "RunStore",
     "is_array",
@@ -31,6 +32,9 @@ _KINDS = frozenset(
 class RunStore(Protocol):
     """One open run on its way into a catalog.
 
+    A store that can be gone on with in another process has ``state()`` too, which gives plain
+    data, also while it is taking a document.
+
     Attributes
     ----------
     lost
@@ -47,6 +51,11 @@ class RunStore(Protocol):
         """Write what waits, all of it if `force`; tell whether something still waits."""
 
 
+#: Makes the store of a run from its start document, from what the run is claimed by, and from
+#: the `state` of the store that had it before.
+RunOpener = Callable[[Document, str, Mapping[str, Any] | None], RunStore]
+
+
 class RunRouter:
     """Gives each run its own store, with the descriptors as the data turn out to be.
 
@@ -56,14 +65,18 @@ class RunRouter:
         Makes the store of a run from its start document, which it has stored then.
     failed
         Is told the run's uid, the cause, and whether the run is given up or lost only a part.
+    claim
+        What the runs are claimed by.
     """
 
     def __init__(
         self,
-        open_run: Callable[[Document], RunStore],
+        open_run: RunOpener,
         failed: Callable[[str, Exception, bool], None],
+        claim: str = "",
     ) -> None:
         self._open_run = open_run
+        self._claim = claim
         self._failed = failed
         self._runs: dict[str, _OpenRun] = {}
         #: The run that a descriptor, a resource or a stream resource belongs to.
@@ -95,9 +108,30 @@ class RunRouter:
             waits |= bool(self._guarded(uid, lambda run: run.store.flush(force=force)))
         return waits
 
+    def state(self) -> list[dict[str, Any]]:
+        """Give, as plain data, what `resume` needs to go on with the open runs."""
+        owners: dict[str, list[str]] = {uid: [] for uid in self._runs}
+        for key, uid in self._owners.items():
+            if uid in owners:
+                owners[uid].append(key)
+        return [{"owns": owners[uid], **run.state()} for uid, run in self._runs.items()]
+
+    def resume(self, states: Iterable[Mapping[str, Any]]) -> None:
+        """Go on with the runs of another router; one that fails is given up."""
+        for state in states:
+            start = state["start"]
+            try:
+                if state["store"] is None:
+                    raise TypeError("what stored it cannot be gone on with in another process")
+                store = self._open_run(start, self._claim, state["store"])
+                self._runs[start["uid"]] = _OpenRun(start, store, state)
+                self._owners.update(dict.fromkeys(state["owns"], start["uid"]))
+            except Exception as error:
+                self._give_up(start["uid"], error)
+
     def _start(self, doc: Document) -> None:
         try:
-            self._runs[doc["uid"]] = _OpenRun(self._open_run(doc))
+            self._runs[doc["uid"]] = _OpenRun(doc, self._open_run(doc, self._claim, None))
         except Exception as error:
             self._give_up(doc["uid"], error)
 
@@ -158,10 +192,26 @@ class RunRouter:
 class _OpenRun:
     """Holds each descriptor back until its first event shows what the data are."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(
+        self, start: Document, store: RunStore, before: Mapping[str, Any] | None = None
+    ) -> None:
+        before = before or {}
         self.store = store
-        self._streams: dict[str, str] = {}
-        self._waiting: dict[str, list[Document]] = {}
+        self._start = start
+        self._streams: dict[str, str] = dict(before.get("streams", {}))
+        self._waiting: dict[str, list[Document]] = {
+            stream: list(docs) for stream, docs in before.get("waiting", {}).items()
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Give, as plain data, what another one needs."""
+        state = getattr(self.store, "state", None)
+        return {
+            "start": self._start,
+            "streams": dict(self._streams),
+            "waiting": {stream: list(docs) for stream, docs in self._waiting.items()},
+            "store": state() if callable(state) else None,
+        }
 
     def __call__(self, name: str, doc: Document) -> None:
         if name == "descriptor":
@@ -174,13 +224,16 @@ class _OpenRun:
         elif name == "stream_datum":
             self._announce(self._streams[doc["descriptor"]], {})
         elif name == "stop":
-            for stream in list(self._waiting):
+            for stream in self._waiting:
                 self._announce(stream, {})
         self.store(name, doc)
 
     def _announce(self, stream: str, data: Mapping[str, Any]) -> None:
-        for descriptor in self._waiting.pop(stream, ()):
-            self.store("descriptor", truthful_descriptor(descriptor, data))
+        waiting = self._waiting.get(stream)
+        while waiting:
+            # It waits until it is stored, so that `state` may be asked any time.
+            self.store("descriptor", truthful_descriptor(waiting[0], data))
+            waiting.pop(0)
 
 
 def _first_data(name: str, doc: Document) -> Mapping[str, Any]:

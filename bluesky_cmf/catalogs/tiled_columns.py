@@ -5,16 +5,21 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow  # type: ignore[import-untyped]
 from bluesky_tiled_plugins.utils import truncate_json_overflow
 
-from .patience import existing_or_new
+from .patience import existing_or_new, patiently
 
-__all__ = ["ROW_SHAPES", "ArrayColumn", "ScalarColumn"]
+__all__ = ["ROW_SHAPES", "STAND_INS", "ArrayColumn", "ScalarColumn"]
 
 #: The entry of a stream's metadata that holds the true shapes of rows that had to be padded.
 ROW_SHAPES = "_row_shapes"
+#: Seconds of internal errors after which a node that could not be made is not tried further.
+_UNMADE = 5.0
+#: The entry that holds the names of nodes that could not have the names of their data keys.
+STAND_INS = "_stand_ins"
 #: Characters reserved for each string where a column of strings cannot be in the table.
 _STRING_WIDTH = 256
 
@@ -32,6 +37,8 @@ class ScalarColumn:
         What the descriptor says of the data key.
     note
         Is told, in words, of values that do not have this type.
+    settled
+        The type of a column that is there already.
     """
 
     def __init__(
@@ -40,9 +47,11 @@ class ScalarColumn:
         values: Iterable[Any],
         declared: Mapping[str, Any],
         note: Callable[[str], None],
+        *,
+        settled: Any = None,
     ) -> None:
         #: The type of the column, a `pyarrow.DataType`.
-        self.type: Any = _column_type(values, declared)
+        self.type: Any = _column_type(values, declared) if settled is None else settled
         self._name = name
         self._note = note
 
@@ -87,6 +96,8 @@ class ArrayColumn:
 
     def __init__(self, name: str, declared: Mapping[str, Any], note: Callable[[str], None]) -> None:
         self.node: Any = None
+        #: The name of the node, that of the data key unless the server cannot make it.
+        self.key = name
         self.changed = False
         self._name = name
         self._declared = declared
@@ -96,6 +107,23 @@ class ArrayColumn:
         self._shape: tuple[int, ...] = ()
         #: Row numbers from which on the rows have another shape.
         self._shapes: list[tuple[int, tuple[int, ...]]] = []
+
+    def resume(self, node: Any, n_rows: int, shapes: Iterable[Sequence[Any]]) -> None:
+        """Go on with an array that another process has begun.
+
+        Parameters
+        ----------
+        node
+            Its node, which may hold more rows: they are written again.
+        n_rows
+            How many rows are known to be whole.
+        shapes
+            As `row_shapes` gave them for these rows.
+        """
+        self.node = node
+        self._dtype, self._shape = np.dtype(node.dtype), tuple(node.shape[1:])
+        self._n_rows = n_rows
+        self._shapes = [(row, tuple(shape)) for row, shape in shapes]
 
     def write(self, parent: Any, values: Sequence[Any], access_tags: Any) -> None:
         """Append rows, and make the node with the first; where it raises, it may be done again."""
@@ -118,20 +146,33 @@ class ArrayColumn:
         self.changed = False
         return [(row, list(shape)) for row, shape in self._shapes]
 
+    def shapes(self, n_rows: int) -> list[list[Any]]:
+        """Give what `resume` needs to go on after so many rows."""
+        return [[row, list(shape)] for row, shape in self._shapes if row < n_rows]
+
     def _made(self, parent: Any, block: np.ndarray, access_tags: Any) -> Any:
-        node, existed = existing_or_new(
-            parent,
-            self._name,
-            lambda: parent.write_array(
+        def made(key: str) -> Any:
+            return parent.write_array(
                 block,
-                key=self._name,
+                key=key,
                 metadata=truncate_json_overflow({**self._declared, "dtype_numpy": block.dtype.str}),
                 dims=("time", *(f"dim_{self._name}_{axis}" for axis in range(1, block.ndim))),
                 access_tags=access_tags,
-            ),
-        )
+            )
+
+        try:
+            node, existed = existing_or_new(
+                parent, self.key, lambda: made(self.key), refused_after=_UNMADE
+            )
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+                raise
+            # A server that was killed between making the file and making the node can never make
+            # a node of this name again.
+            self.key = f"{self._name}_"
+            node, existed = existing_or_new(parent, self.key, lambda: made(self.key))
         if existed:
-            node.patch(block, offset=(0,), extend=True)
+            patiently(lambda: node.patch(block, offset=(0,), extend=True), proven=True)
         return node
 
     def _same_ndim(self, array: np.ndarray) -> np.ndarray:

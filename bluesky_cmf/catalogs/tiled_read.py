@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
-from .tiled_columns import ROW_SHAPES
-from .tiled_write import plain_node
+from .tiled_columns import ROW_SHAPES, STAND_INS
+from .tiled_nodes import plain_node
 
 __all__ = ["tiled_documents"]
 
@@ -74,7 +74,7 @@ def _stream_documents(streams: Any, name: str, run_uid: str, finished: bool) -> 
     node = plain_node(streams[name])
     metadata = _plain(node.metadata)
     descriptors = build_descriptor_docs(
-        {key: value for key, value in metadata.items() if key != ROW_SHAPES},
+        {key: value for key, value in metadata.items() if key not in (ROW_SHAPES, STAND_INS)},
         name,
         run_start_uid=run_uid,
     )
@@ -218,6 +218,8 @@ def _columns(
     data_keys = metadata.get("data_keys", {})
     shapes = metadata.get(ROW_SHAPES, {})
     parts = dict(node.items())
+    for key, stand_in in metadata.get(STAND_INS, {}).items():
+        parts[key] = parts[stand_in]
     for key, declared in data_keys.items():
         if key in table:
             yield _table_column(key, declared, table[key])

@@ -6,33 +6,24 @@ public client: arrays as arrays that grow, scalars as one table a stream.
 """
 
 import copy
-import functools
-import itertools
 import logging
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import pyarrow  # type: ignore[import-untyped]
 from bluesky_tiled_plugins import TiledWriter
-from bluesky_tiled_plugins.utils import truncate_json_overflow
 from bluesky_tiled_plugins.writing.tiled_writer import (
-    MAX_TABLE_COLUMNS,
     RunNormalizer,
     concatenate_stream_datums,
 )
 from event_model import DocumentNames
-from tiled.adapters.sql import COLUMN_NAME_PATTERN, is_safe_identifier
-from tiled.utils import UnsafeIdentifier
 
-from .patience import existing_or_new, is_outage, patiently
-from .routing import Document, is_array, unpack_event_page
-from .tiled_columns import ROW_SHAPES, ArrayColumn, ScalarColumn
+from .patience import patiently
+from .routing import Document, unpack_event_page
+from .tiled_nodes import ClaimedRuns, plain_node
+from .tiled_stream import Stream
 
-__all__ = ["TiledRun", "open_tiled_run", "plain_node"]
+__all__ = ["TiledRun", "open_tiled_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +31,11 @@ logger = logging.getLogger(__name__)
 _RESERVED = frozenset({"time", "seq_num"})
 #: Characters that the server cannot have in the address of a data key.
 _UNNAMEABLE = re.compile(r"""[./?#'"\\]""")
-#: The most that one request carries.
-_REQUEST_BYTES = 8 * 2**20
-#: Seconds that the first rows of a stream are held back: Zarr's chunks are as long as the first
-#: batch, and a file for each event is slow.
-_FIRST_BATCH = 0.75
 
 
-def plain_node(node: Any) -> Any:
-    """Give a Tiled node as the plain container that it is, without Bluesky's views."""
-    return getattr(node, "base", node)
-
-
-def open_tiled_run(client: Any, start: Document) -> "TiledRun":
+def open_tiled_run(
+    client: Any, start: Document, claim: str, state: Mapping[str, Any] | None = None
+) -> "TiledRun":
     """Store a start document in a Tiled container and give the run that takes the rest.
 
     Parameters
@@ -61,23 +44,32 @@ def open_tiled_run(client: Any, start: Document) -> "TiledRun":
         The container of runs.
     start
         The start document.
+    claim
+        Says whose the run is: one that is there with the same claim is gone on with.
+    state
+        What `TiledRun.state` gave, to go on from there.
 
     Raises
     ------
+    CatalogError
+        If the run is there and somebody else's.
     Exception
         Whatever the server answered.
     """
-    return patiently(lambda: _open_tiled_run(client, start))
+    run = patiently(lambda: _open_tiled_run(client, start, claim))
+    if state is not None:
+        run.resume(state)
+    return run
 
 
-def _open_tiled_run(client: Any, start: Document) -> "TiledRun":
+def _open_tiled_run(client: Any, start: Document, claim: str) -> "TiledRun":
     opened: list[TiledRun] = []
 
     def normalizer(**options: Any) -> TiledRun:
         opened.append(TiledRun(client, start, **options))
         return opened[0]
 
-    TiledWriter(client, normalizer=normalizer, batch_size=1)("start", start)
+    TiledWriter(ClaimedRuns(client, claim), normalizer=normalizer, batch_size=1)("start", start)
     (run,) = opened
     if run.refusal is not None:
         raise run.refusal
@@ -104,22 +96,51 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
         self._uid = str(start["uid"])
         self._access_tags = start.get("tiled_access_tags")
         self._client = client
-        self._streams: dict[str, _Stream] = {}
-        self._stream_of: dict[str, _Stream] = {}
+        self._streams: dict[str, Stream] = {}
+        self._stream_of: dict[str, Stream] = {}
         self._plain: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
         self._files: dict[str, Any] = {}
+        self._writer: Any = None
+        #: All that was taken but for plain rows: a run can be gone on with from these and them.
+        self._history: list[tuple[str, Document]] = []
+        self._before: Mapping[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Document, validate: bool = False) -> Any:
         """Take one document; what the server says to the start document is kept in `refusal`."""
-        if name != "start":
+        if name in ("event", "event_page") and doc["descriptor"] in self._plain:
             return super().__call__(name, doc, validate=validate)
+        if name != "start":
+            # As it came: what takes old references to files apart changes them.
+            kept = doc if name in ("event", "event_page") else copy.deepcopy(doc)
+            taken = super().__call__(name, doc, validate=validate)
+            self._history.append((name, kept))
+            return taken
         try:
             return super().__call__(name, doc, validate=validate)
         except Exception as error:
             # TiledWriter would warn of another cause than this one.
             self.refusal = error
             return name, doc
+
+    def subscribe(self, func: Any, name: str = "all") -> Any:
+        """Take TiledWriter's part of the work, and remember who does it."""
+        self._writer = func
+        return super().subscribe(func, name)
+
+    def state(self) -> dict[str, Any]:
+        """Give, as plain data, what `resume` needs in another process."""
+        streams = {name: stream.state() for name, stream in self._streams.items()}
+        return {"history": list(self._history), "streams": streams}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on where another process had to stop; nothing that is stored is stored again."""
+        self._before = state["streams"]
+        for name, doc in state["history"]:
+            self(name, doc)
+        for name, before in self._before.items():
+            for row in before["rows"]:
+                self._streams[name].append(row)
 
     def descriptor(self, doc: Document) -> None:
         """Announce a stream, or a change of its configuration."""
@@ -172,7 +193,7 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
     def flush(self, *, force: bool) -> bool:
         """Write the rows; without `force` a new stream's first ones wait for company."""
         for files in list(self._files):
-            super().emit(DocumentNames.stream_datum, self._files.pop(files))
+            self._register(self._files.pop(files))
         waits = [stream.flush(force=force) for stream in self._streams.values()]
         return any(waits)
 
@@ -183,165 +204,32 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
             try:
                 doc = concatenate_stream_datums(before, doc)
             except ValueError:
-                super().emit(DocumentNames.stream_datum, before)
+                self._register(before)
         self._files[doc["stream_resource"]] = doc
 
-    def _stream(self, descriptor: Document) -> "_Stream":
+    def _register(self, doc: Any) -> None:
+        """Tell the server of files, as often as it takes, and count their frames once."""
+        writer = self._writer
+        node, files = patiently(
+            lambda: writer.get_sres_node(doc["stream_resource"], doc["descriptor"])
+        )
+        patch = files.consume_stream_datum(doc)
+        update = writer._update_data_source_for_node
+        patiently(lambda: update(node, files.get_data_source(), patch), proven=True)
+
+    def _stream(self, descriptor: Document) -> "Stream":
         name = str(descriptor["name"])
         if name not in self._streams:
-            self._streams[name] = _Stream(
+            self._streams[name] = Stream(
                 lambda: plain_node(plain_node(self._client[self._uid])[name]),
                 name,
                 descriptor["data_keys"],
                 self._access_tags,
                 self.lost,
+                whole=descriptor["uid"] not in self._plain,
+                before=self._before.get(name, {}),
             )
         return self._streams[name]
-
-
-@dataclass
-class _Table:
-    """Columns of a stream that are one table on the server, and how many rows stand in it."""
-
-    node: Any
-    names: list[str]
-    n_rows: int = 0
-
-    def append(self, columns: Any) -> None:
-        """Append rows, once each, however often that has to be tried."""
-        attempts = itertools.count()
-
-        def request() -> None:
-            # The answer may have been lost, and not the rows.
-            if next(attempts) and len(self.node.read(self.names[:1])) > self.n_rows:
-                return
-            self.node.append_partition(0, columns)
-
-        patiently(request)
-        self.n_rows += len(columns)
-
-
-class _Stream:
-    """The rows of one stream: what waits, and the nodes that they are appended to."""
-
-    def __init__(
-        self,
-        find_node: Callable[[], Any],
-        name: str,
-        data_keys: Mapping[str, Any],
-        access_tags: Any,
-        lost: list[Exception],
-    ) -> None:
-        self.notes: list[str] = []
-        self._find_node = find_node
-        self._name = name
-        self._data_keys = data_keys
-        self._access_tags = access_tags
-        self._lost = lost
-        self._rows: list[Document] = []
-        self._since = 0.0
-        self._node: Any = None
-        self._keys: list[str] = []
-        self._arrays: dict[str, ArrayColumn] = {}
-        self._scalars: dict[str, ScalarColumn] = {}
-        self._tables: dict[str, _Table] = {}
-
-    def append(self, event: Document) -> None:
-        """Keep a row."""
-        if not self._rows:
-            self._since = time.monotonic()
-        self._rows.append(event)
-
-    def flush(self, *, force: bool) -> bool:
-        """Write the rows that wait; tell whether they still do."""
-        if not self._rows:
-            return False
-        if self._node is None and not force and time.monotonic() - self._since < _FIRST_BATCH:
-            return True
-        rows, self._rows = self._rows, []
-        if self._node is None:
-            self._settle(rows)
-        for portion in _portions(rows):
-            self._write(portion)
-        return False
-
-    def close(self) -> None:
-        """Tell those who follow the stream on the server that no more comes."""
-        nodes = [column.node for column in self._arrays.values()]
-        for node in [*nodes, *(table.node for table in self._tables.values())]:
-            if node is not None:
-                node.close_stream()
-
-    def _settle(self, rows: Sequence[Document]) -> None:
-        """Decide which columns are arrays of their own and which are in the table."""
-        self._node = patiently(self._find_node)
-        self._keys = list(rows[0]["data"])
-        columns = _columns(rows, self._keys)
-        taken: set[str] = set()
-        for name, values in columns.items():
-            if _any_array(values) or not _is_column_name(name, taken):
-                self._arrays[name] = ArrayColumn(name, self._data_keys.get(name, {}), self._note)
-            else:
-                taken.add(name.lower())
-                declared = self._data_keys.get(name, {})
-                self._scalars[name] = ScalarColumn(name, values, declared, self._note)
-
-    def _write(self, rows: Sequence[Document]) -> None:
-        columns = _columns(rows, self._keys)
-        if unknown := rows[0]["data"].keys() - set(self._keys):
-            self._note(f"The data keys {sorted(unknown)} came late and are not stored.")
-        # The arrays come first: a reader takes as many rows as the table has.
-        for name, column in list(self._arrays.items()):
-            write = functools.partial(column.write, self._node, columns[name], self._access_tags)
-            try:
-                patiently(write)
-            except Exception as error:
-                if is_outage(error):
-                    raise
-                # One key that the server refuses must not cost the run.
-                del self._arrays[name]
-                self._lost.append(error)
-                self.notes.append(
-                    f"Stream {self._name!r}: the data key {name!r} could not be stored further: "
-                    f"{error}"
-                )
-        self._write_shapes()
-        if not self._tables:
-            self._create_tables()
-        for table in self._tables.values():
-            table.append(
-                pyarrow.table({n: self._scalars[n].arrow(columns[n]) for n in table.names})
-            )
-
-    def _write_shapes(self) -> None:
-        padded = {name: column for name, column in self._arrays.items() if column.changed}
-        if padded:
-            shapes = {name: column.row_shapes() for name, column in padded.items()}
-            told = {ROW_SHAPES: shapes}
-            patiently(lambda: self._node.update_metadata(metadata=told, drop_revision=True))
-
-    def _create_tables(self) -> None:
-        names = list(self._scalars)
-        parts = [names[i : i + MAX_TABLE_COLUMNS] for i in range(0, len(names), MAX_TABLE_COLUMNS)]
-        for number, part in enumerate(parts):
-            key = "internal" if len(parts) == 1 else f"internal_{number}"
-            make = functools.partial(
-                self._node.create_appendable_table,
-                schema=pyarrow.schema([(name, self._scalars[name].type) for name in part]),
-                key=key,
-                metadata=truncate_json_overflow(
-                    {name: self._data_keys[name] for name in part if name in self._data_keys}
-                ),
-                access_tags=self._access_tags,
-            )
-            node, _existed = existing_or_new(self._node, key, make)
-            self._tables[key] = _Table(node, part)
-
-    def _note(self, text: str) -> None:
-        note = f"Stream {self._name!r}: {text}"
-        if note not in self.notes:
-            self.notes.append(note)
-            logger.warning("%s", note)
 
 
 def _with_names(value: Any, names: Mapping[str, str]) -> Any:
@@ -353,34 +241,3 @@ def _with_names(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list) and not all(isinstance(part, (int, float)) for part in value):
         return [_with_names(part, names) for part in value]
     return value
-
-
-def _columns(rows: Sequence[Document], keys: Iterable[str]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        "seq_num": [row["seq_num"] for row in rows],
-        "time": [row["time"] for row in rows],
-    }
-    for key in keys:
-        columns[key] = [row["data"].get(key) for row in rows]
-        columns[f"ts_{key}"] = [row["timestamps"].get(key) for row in rows]
-    return columns
-
-
-def _portions(rows: Sequence[Document]) -> Iterable[Sequence[Document]]:
-    """Cut rows into requests of a bearable size."""
-    size = sum(np.asarray(value).nbytes for value in rows[0]["data"].values() if is_array(value))
-    step = max(1, min(5000, _REQUEST_BYTES // max(size, 1)))
-    return (rows[i : i + step] for i in range(0, len(rows), step))
-
-
-def _any_array(values: Iterable[Any]) -> bool:
-    return any(is_array(value) for value in values)
-
-
-def _is_column_name(name: str, taken: set[str]) -> bool:
-    """Tell whether the server takes a name for a column; it does not tell upper from lower case."""
-    try:
-        is_safe_identifier(name, COLUMN_NAME_PATTERN)
-    except UnsafeIdentifier:
-        return False
-    return name.lower() not in taken

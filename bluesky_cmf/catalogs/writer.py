@@ -6,14 +6,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..documents import is_analysis
 from ..worker import at_exit
-from .routing import Document, RunRouter, RunStore
+from .patience import Abandoned, attend
+from .routing import Document, RunOpener, RunRouter
+from .spool import Leftover, Spool, leftovers
 
 __all__ = ["CatalogWriter"]
 
@@ -21,8 +23,13 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that documents are collected before they are written.
 _PACE = 0.5
-#: Seconds without any progress after which the drain at exit gives up.
-_STUCK = 60.0
+#: Seconds without any progress after which a close without timeout, and the drain at exit, put
+#: what waits on disk: where the catalog is known not to answer, and where it only seems so.
+_STUCK_AWAY, _STUCK = 20.0, 90.0
+#: Seconds between two looks at what other processes left.
+_LOOK_AGAIN = 60.0
+#: Seconds that putting it on disk may take.
+_SAVING = 60.0
 
 
 class CatalogWriter:
@@ -30,7 +37,12 @@ class CatalogWriter:
 
     A call copies the document and returns. A daemon thread writes: what came is collected for
     half a second, so that a reader sees an event after at most 2 s and a fast scan is written in
-    large batches. When the interpreter exits, the rest is written first.
+    large batches.
+
+    While the catalog does not answer, documents wait, in memory and in files on disk, for as long
+    as the process lives; nothing is lost and nothing is written twice. When the interpreter exits
+    the rest is written first. What cannot be written then stays on disk, and the next writer for
+    the same catalog writes it.
 
     Parameters
     ----------
@@ -40,31 +52,44 @@ class CatalogWriter:
         What the log calls the catalog.
     latest
         Whether the stream ``latest`` of analysis runs is stored; it repeats the raw data.
+    spool
+        The folder for what has to wait on disk; None keeps all in memory.
 
     Attributes
     ----------
     error
         The first failure; None while there is none. A run that fails is given up, without a
-        stop document, and the others go on; so they do after a document that makes no sense.
+        stop document, and the others go on; so they do after a document that makes no sense. A
+        catalog that does not answer is no failure.
     """
 
     def __init__(
         self,
-        open_run: Callable[[Document], RunStore],
+        open_run: RunOpener,
         *,
         target: str = "the catalog",
         latest: bool = False,
+        spool: Path | None = None,
     ) -> None:
         self.error: BaseException | None = None
+        self._open_run = open_run
         self._target = target
         self._latest = latest
-        self._router = RunRouter(open_run, self._run_failed)
+        self._folder = spool
+        self._spool = Spool(spool)
+        self._router = RunRouter(open_run, self._run_failed, self._spool.claim)
         self._analysis_runs: set[str] = set()
         self._skipped: dict[str, str] = {}
+        #: What was taken out of the spool, the first perhaps in part, the others not.
+        self._routing: deque[tuple[str, Document]] = deque()
         self._changed = threading.Condition()
-        self._queue: deque[tuple[str, Document]] = deque()
         self._received = self._handled = self._written = 0
         self._hurry = self._closing = self._closed = self._puzzled = False
+        #: Whether the catalog does not answer, and how many documents were written before.
+        self._away = False
+        self._written_before: int | None = None
+        self._recovering, self._look_again = spool is not None, 0.0
+        self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
         self._thread.start()
         reference = weakref.ref(self)
@@ -91,9 +116,9 @@ class CatalogWriter:
                     logger.warning("The writer of %s is closed: documents are not stored.", self)
                     self._closed = True
                 return
-            self._queue.append((name, detached))
+            self._spool.put(name, detached)
             self._received += 1
-            if len(self._queue) == 1:
+            if self._received == self._handled + 1:
                 self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -102,22 +127,25 @@ class CatalogWriter:
         Parameters
         ----------
         timeout
-            Seconds to wait; None waits as long as it takes.
+            Seconds to wait; None waits as long as it takes, also for a catalog that does not
+            answer.
 
         Returns
         -------
         bool
-            True where everything received stands in the catalog; False at the timeout, or
-            where a run was given up (see `error`).
+            True where everything received, and what an earlier process left, stands in the
+            catalog; False at the timeout, or where a run was given up (see `error`).
         """
         with self._changed:
             target = self._received
             self._hurry = True
             self._changed.notify_all()
-            done = self._changed.wait_for(
-                lambda: self._written >= target or not self._thread.is_alive(), timeout
-            )
-            return done and self._written >= target and self.error is None
+
+            def done() -> bool:
+                return self._written >= target and not self._recovering
+
+            self._changed.wait_for(lambda: done() or not self._thread.is_alive(), timeout)
+            return done() and self.error is None
 
     def close(self, timeout: float | None = None) -> bool:
         """Write what has come and end the thread; documents that come later are left out.
@@ -125,19 +153,31 @@ class CatalogWriter:
         Parameters
         ----------
         timeout
-            Seconds to wait; None waits as long as it takes.
+            Seconds to wait; None waits as long as the catalog answers.
 
         Returns
         -------
         bool
-            As `flush`.
+            As `flush`. What could not be written because the catalog does not answer stays on
+            disk: the next writer for this catalog writes it.
         """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout)
+        self._join(timeout)
+        if self._thread.is_alive() and self._away:
+            self._leave()
         with self._changed:
             return self._written >= self._received and self.error is None
+
+    def _join(self, timeout: float | None) -> None:
+        """Wait for the thread; without a timeout, for as long as it gets on."""
+        if timeout is not None:
+            self._thread.join(timeout)
+            return
+        watch = _Progress(self)
+        while self._thread.is_alive() and not (self._away and watch.stuck()):
+            self._thread.join(0.1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} into {self._target}>"
@@ -159,41 +199,175 @@ class CatalogWriter:
             self._skipped = {uid: owner for uid, owner in self._skipped.items() if owner != run}
         return False
 
+    # ---- the thread ------------------------------------------------------------------------------
+
     def _run(self) -> None:
-        waits = False
+        attend(_Watch(self))
+        whole = False
+        try:
+            self._recover()
+            waits = False
+            while True:
+                force, last = self._collect(waits)
+                waits = self._write(force)
+                with self._changed:
+                    if last and self._handled == self._received:
+                        whole = True
+                        return
+                if not force:
+                    self._recover()
+        except Abandoned:
+            return
+        finally:
+            # Not before: another writer may go on with what is kept.
+            self._spool.close(keep=not whole)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _write(self, force: bool) -> bool:
+        """Write what has come; tell whether some of it is held back."""
         while True:
-            documents, force, last = self._collect(waits)
-            for name, doc in documents:
-                self._route(name, doc)
+            self._routing.extend(self._spool.take())
+            while self._routing:
+                self._route(*self._routing[0])
+                # What is being routed can be gone on with only as a whole.
+                self._routing.popleft()
                 self._handled += 1
             waits = self._router.flush(force=force)
             with self._changed:
                 if not waits:
                     self._written = self._handled
                 self._changed.notify_all()
-                if last and not self._queue:
-                    return
+                all_taken = self._handled == self._received
+            self._caught_up(all_taken and not waits)
+            if all_taken:
+                return waits
+
+    def _recover(self) -> None:
+        """Write what earlier processes left for this catalog; looked for now and then."""
+        if self._folder is None or time.monotonic() < self._look_again:
+            return
+        try:
+            for leftover in leftovers(self._folder):
+                self._write_leftover(leftover)
+        finally:
+            self._look_again = time.monotonic() + _LOOK_AGAIN
+            with self._changed:
+                self._recovering = False
+                self._changed.notify_all()
+        self._caught_up(self._written == self._received)
+
+    def _write_leftover(self, leftover: Leftover) -> None:
+        state = leftover.state
+        router = RunRouter(self._open_run, self._run_failed, state["claim"])
+        done = False
+        try:
+            router.resume(state["runs"])
+            for documents in (state["routing"], *leftover.documents()):
+                for name, doc in documents:
+                    router(name, doc)
+                router.flush(force=True)
+            router.flush(force=True)
+            done = True
+        except Exception as error:
+            logger.exception(
+                "What an earlier process left in %s could not be written to %s and stays there.",
+                leftover.folder,
+                self._target,
+            )
+            self.error = self.error or error
+        finally:
+            if not done:
+                leftover.leave()
+        if done:
+            leftover.remove()
+            logger.warning(
+                "What an earlier process could not write to %s was written now, from %s.",
+                self._target,
+                leftover.folder,
+            )
 
     def _route(self, name: str, doc: Document) -> None:
         try:
             if self._latest or not self._leave_out(name, doc):
                 self._router(name, doc)
-        except BaseException as error:
+        except Exception as error:
             # Without this thread nothing would ever be stored again.
             self._not_understood(name, error)
 
-    def _collect(self, waits: bool) -> tuple[list[tuple[str, Document]], bool, bool]:
-        """Wait for documents; give them, whether to write everything, and whether to end."""
+    def _collect(self, waits: bool) -> tuple[bool, bool]:
+        """Wait for documents; tell whether to write everything, and whether to end."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._queue or waits or self._hurry or self._closing,
+                lambda: self._received > self._handled or waits or self._hurry or self._closing,
+                _LOOK_AGAIN,
             )
             self._changed.wait_for(lambda: self._hurry or self._closing, _PACE)
-            documents = list(self._queue)
-            self._queue.clear()
             force = self._hurry or self._closing
             self._hurry = False
-            return documents, force, self._closing
+            return force, self._closing
+
+    # ---- a catalog that does not answer ----------------------------------------------------------
+
+    def _lost_touch(self, error: Exception) -> None:
+        """Keep on disk what is needed to go on; called in the thread, in a request."""
+        runs, routing = self._router.state(), list(self._routing)
+        self._spool.hold({"claim": self._spool.claim, "runs": runs, "routing": routing})
+        with self._changed:
+            self._away = True
+            first, waiting = self._written_before is None, self._received - self._written
+            if first:
+                self._written_before = self._written
+            self._changed.notify_all()
+        if first:
+            logger.warning(
+                "%s does not answer, or cannot store now (%s). %d documents wait, with those that "
+                "come, in memory and in %s; they are written when it is back.",
+                self._target,
+                error,
+                waiting,
+                self._spool.folder,
+            )
+
+    def _in_touch(self) -> None:
+        with self._changed:
+            self._away = False
+        self._spool.answered()
+
+    def _caught_up(self, entirely: bool) -> None:
+        """Forget what is on disk as soon as none of it waits, and tell when nothing waits."""
+        if self._written_before is None or not self._spool.release() or not entirely:
+            return
+        with self._changed:
+            n_documents = self._written - self._written_before
+            self._written_before = None
+        logger.warning("%s answers again; %d documents were written.", self._target, n_documents)
+
+    def _leave(self) -> None:
+        """Put what waits on disk for another process; where that fails, the thread goes on."""
+        n_documents = self._received - self._written
+        if not n_documents:
+            self._spool.forget()
+            self._abandoned.set()
+            return
+        if not self._spool.save(_SAVING):
+            logger.error(
+                "%s does not answer, and %d documents could not be put on disk in %s: they are "
+                "lost when this process ends.",
+                self._target,
+                n_documents,
+                self._spool.folder,
+            )
+            return
+        self._abandoned.set()
+        self._thread.join(1.0)
+        logger.error(
+            "%s does not answer: %d documents wait in %s. They are written by the next writer for "
+            "this catalog: when it answers again, open it and call its writer(), in any process.",
+            self._target,
+            n_documents,
+            self._spool.folder,
+        )
 
     def _run_failed(self, uid: str, error: Exception, given_up: bool) -> None:
         logger.error(
@@ -223,23 +397,58 @@ class CatalogWriter:
             self.error = error
 
 
+class _Watch:
+    """Tells a writer how the catalog answers its thread."""
+
+    def __init__(self, writer: CatalogWriter) -> None:
+        self._writer = writer
+
+    def away(self, error: Exception) -> None:
+        self._writer._lost_touch(error)
+
+    def back(self) -> None:
+        self._writer._in_touch()
+
+    def pause(self, seconds: float) -> None:
+        if self._writer._abandoned.wait(seconds):
+            raise Abandoned
+
+
+class _Progress:
+    """Tells whether a writer gets on."""
+
+    def __init__(self, writer: CatalogWriter) -> None:
+        self._writer = writer
+        self._handled, self._since = -1, time.monotonic()
+
+    def stuck(self) -> bool:
+        if self._writer._handled != self._handled:
+            self._handled, self._since = self._writer._handled, time.monotonic()
+        patience = _STUCK_AWAY if self._writer._away else _STUCK
+        return time.monotonic() - self._since > patience
+
+
 def _drain(reference: "weakref.ref[CatalogWriter]") -> None:
     """Write the rest at exit, for as long as it gets on."""
     writer = reference()
-    handled, since = -1, time.monotonic()
-    while writer is not None and writer._written < writer._received:
-        if writer._handled != handled:
-            handled, since = writer._handled, time.monotonic()
-        elif time.monotonic() - since > _STUCK:
+    if writer is None:
+        return
+    watch = _Progress(writer)
+    while writer._thread.is_alive() and not writer._abandoned.is_set():
+        if writer.flush(1.0) or writer._written >= writer._received:
+            break
+        if watch.stuck():
+            if writer._away:
+                writer._leave()
+                return
             logger.error(
                 "%d documents could not be written to %s before the exit.",
                 writer._received - writer._written,
                 writer._target,
             )
             return
-        if not writer._thread.is_alive():
-            return
-        writer.flush(1.0)
+    if not writer._abandoned.is_set():
+        writer.close(1.0)
 
 
 def _detached(name: str, doc: Document) -> Document:
