@@ -1005,7 +1005,7 @@ def give(name, doc):
         callback(name, doc)
 
 def event(i):
-    data = {"y": np.full(2000, float(i))}
+    data = {"y": np.full(2000, i + 1.0)}
     return stream.compose_event(data=data, timestamps={"y": 1.0}, validate=False)
 
 give("start", run.start_doc)
@@ -1035,7 +1035,7 @@ gc.freeze()
         docs = list(catalog.documents(uid))
         (analysis_uid,) = set(catalog.uids()) - {uid}
         analysis = read_analysis(catalog.documents(analysis_uid))
-    assert [float(e["data"]["y"][0]) for e in events(docs)] == list(range(20))
+    assert [float(e["data"]["y"][0]) for e in events(docs)] == list(range(1, 21))
     assert docs[-1][0] == "stop"
     assert analysis.start is not None and analysis.start["original_run_uid"] == uid
     assert analysis.stop is not None and analysis.converged

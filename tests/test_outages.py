@@ -170,7 +170,7 @@ def left_behind(
         network.down = True
         give(store, after)
         assert store.close() is False and store.error is None
-        store._thread.join(60)
+        assert store._ended.wait(60)
 
 
 def test_an_answer_that_is_lost_costs_nothing_whichever_it_is(

@@ -243,7 +243,10 @@ class Spool:
     def _spill(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._wanted() is not None)
+                # One writes at a time: `take` may be at the same file.
+                self._changed.wait_for(
+                    lambda: self._closed or (not self._busy and self._wanted() is not None)
+                )
                 if self._closed:
                     return
                 wanted = self._wanted()

@@ -90,8 +90,9 @@ class CatalogWriter:
         self._written_before: int | None = None
         self._recovering, self._look_again = spool is not None, 0.0
         self._abandoned = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
-        self._thread.start()
+        #: Not the thread itself: one whose `join` was interrupted passes for ended.
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="catalog-writer", daemon=True).start()
         reference = weakref.ref(self)
         at_exit(lambda: _drain(reference), stage="writers")
 
@@ -144,7 +145,7 @@ class CatalogWriter:
             def done() -> bool:
                 return self._written >= target and not self._recovering
 
-            self._changed.wait_for(lambda: done() or not self._thread.is_alive(), timeout)
+            self._changed.wait_for(lambda: done() or self._ended.is_set(), timeout)
             return done() and self.error is None
 
     def close(self, timeout: float | None = None) -> bool:
@@ -165,7 +166,7 @@ class CatalogWriter:
             self._closing = True
             self._changed.notify_all()
         self._join(timeout)
-        if self._thread.is_alive() and self._away:
+        if not self._ended.is_set() and self._away:
             self._leave()
         with self._changed:
             return self._written >= self._received and self.error is None
@@ -173,11 +174,11 @@ class CatalogWriter:
     def _join(self, timeout: float | None) -> None:
         """Wait for the thread; without a timeout, for as long as it gets on."""
         if timeout is not None:
-            self._thread.join(timeout)
+            self._ended.wait(timeout)
             return
         watch = _Progress(self)
-        while self._thread.is_alive() and not (self._away and watch.stuck()):
-            self._thread.join(0.1)
+        while not self._ended.is_set() and not (self._away and watch.stuck()):
+            self._ended.wait(0.1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} into {self._target}>"
@@ -222,6 +223,7 @@ class CatalogWriter:
             # Not before: another writer may go on with what is kept.
             self._spool.close(keep=not whole)
             with self._changed:
+                self._ended.set()
                 self._changed.notify_all()
 
     def _write(self, force: bool) -> bool:
@@ -360,7 +362,7 @@ class CatalogWriter:
             )
             return
         self._abandoned.set()
-        self._thread.join(1.0)
+        self._ended.wait(1.0)
         logger.error(
             "%s does not answer: %d documents wait in %s. They are written by the next writer for "
             "this catalog: when it answers again, open it and call its writer(), in any process.",
@@ -434,7 +436,7 @@ def _drain(reference: "weakref.ref[CatalogWriter]") -> None:
     if writer is None:
         return
     watch = _Progress(writer)
-    while writer._thread.is_alive() and not writer._abandoned.is_set():
+    while not writer._ended.is_set() and not writer._abandoned.is_set():
         if writer.flush(1.0) or writer._written >= writer._received:
             break
         if watch.stuck():
