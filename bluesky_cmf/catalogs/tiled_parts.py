@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .patience import is_outage
+from .following import is_outage
 from .tiled_columns import ROW_SHAPES
 
 __all__ = ["CHUNK_ROWS", "StoredColumn", "completed", "read_columns", "read_table"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
+from .following import is_outage
 from .tiled_columns import ROW_SHAPES
 from .tiled_parts import CHUNK_ROWS, StoredColumn, completed, read_columns, read_table
 from .tiled_write import plain_node
@@ -23,8 +24,8 @@ __all__ = ["TiledReading", "tiled_documents"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the first rows of a growing stream wait for a data key that is not there, or not
-#: readable, before it is left out.
+#: Seconds that the first rows of a growing stream wait for a data key that is not there before it
+#: is left out; for one in files they wait until the run has ended.
 _SETTLING = 30.0
 
 _Named = tuple[str, dict[str, Any]]
@@ -142,6 +143,7 @@ class _StreamTail:
         #: The data keys that events have, once that is settled.
         self._keys: frozenset[str] | None = None
         self._unsettled_since: float | None = None
+        self._waits_for: set[str] = set()
         self._table: Mapping[str, Sequence[Any]] = {}
         self._columns: list[StoredColumn] = []
         self._n_given = self._n_whole = 0
@@ -225,12 +227,25 @@ class _StreamTail:
         """Tell whether the keys that are missing have had their time; files have all of it."""
         if not missing:
             return True
-        if any(e is None and "external" in declared[key] for key, e in missing.items()):
-            return False
         now = time.monotonic()
         if self._unsettled_since is None:
             self._unsettled_since = now
+        for key, reason in missing.items():
+            if "external" in declared[key]:
+                self._wait_for_file(key, reason)
+                return False
         return now - self._unsettled_since > _SETTLING
+
+    def _wait_for_file(self, key: str, reason: Exception | None) -> None:
+        if reason is not None and key not in self._waits_for:
+            self._waits_for.add(key)
+            logger.warning(
+                "The data key %r of stream %r is in files that the server cannot read now (%s): "
+                "events wait until it can, or until the run has ended.",
+                key,
+                self._name,
+                reason,
+            )
 
     def _take(
         self,
@@ -260,7 +275,15 @@ class _StreamTail:
         first = self._n_given
         stop = min([self._n_whole, *(first + column.chunk for column in self._columns)])
         stop = min(stop, first + CHUNK_ROWS)
-        chunks = {column.key: column.read(first, stop) for column in self._columns}
+        try:
+            chunks = {column.key: column.read(first, stop) for column in self._columns}
+        except Exception as error:
+            if self._ends or is_outage(error) or not any(c.external for c in self._columns):
+                raise
+            # A file that is being written may hold more than the server was told, or be locked.
+            logger.info("stream %r waits for its files: %s", self._name, error)
+            self._n_whole = first
+            return
         external = [column.key for column in self._columns if column.external]
         times = [float(descriptor["time"]) for descriptor in self._descriptors]
         table = self._table
