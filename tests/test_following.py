@@ -342,6 +342,36 @@ def test_events_wait_for_their_frames_in_files(server: Server, on_server: Catalo
     np.testing.assert_array_equal(back, images)
 
 
+def test_a_folder_bears_readers_while_its_tables_grow(folder: Catalog) -> None:
+    # Tiled would end the process here.
+    import pyarrow
+
+    schema = pyarrow.schema([("a", pyarrow.int64())])
+    table = folder._client.create_appendable_table(schema=schema, key="growing")
+    done = threading.Event()
+    failed: list[Exception] = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                table.read(["a"])
+            except Exception as error:
+                failed.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for i in range(100):
+            table.append_partition(0, pyarrow.table({"a": [i]}))
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert table.read()["a"].tolist() == list(range(100))
+    assert failed == []
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 
@@ -510,13 +540,12 @@ class Beamline:
 
 
 def test_the_command_follows_a_run_and_ends_as_if_it_had_been_there_from_the_end(
-    server: Server,
-    on_server: Catalog,
+    folder: Catalog,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    beamline = Beamline(on_server)
+    beamline = Beamline(folder)
     beamline.measure(3)
 
     class Measuring(FollowProgress):
@@ -531,7 +560,7 @@ def test_the_command_follows_a_run_and_ends_as_if_it_had_been_there_from_the_end
 
     monkeypatch.setattr("bluesky_cmf.cli.replaying.FollowProgress", Measuring)
     figure = tmp_path / "figure.png"
-    words = beamline.replay(server.uri, "--follow", "--save", f"--figure={figure}")
+    words = beamline.replay(folder.spec, "--follow", "--save", f"--figure={figure}")
     assert command(words) == 0
     output, errors = capsys.readouterr()
     assert errors == ""
@@ -539,9 +568,9 @@ def test_the_command_follows_a_run_and_ends_as_if_it_had_been_there_from_the_end
     assert lines[0] == f"following {beamline.uid[:8]}: 0 patterns so far"
     assert lines[-1] == f"following {beamline.uid[:8]}: 8 patterns so far"
     assert figure.read_bytes().startswith(PNG)
-    analysis = read_analysis(on_server.documents(fact(output, "analysis run")))
+    analysis = read_analysis(folder.documents(fact(output, "analysis run")))
     assert analysis.n_patterns == 8 and analysis.converged
-    assert command(beamline.replay(server.uri)) == 0
+    assert command(beamline.replay(folder.spec)) == 0
     undisturbed, _ = capsys.readouterr()
     assert objective(output) == pytest.approx(objective(undisturbed), rel=1e-3)
 

@@ -10,7 +10,7 @@ import time
 import uuid
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
@@ -148,8 +148,8 @@ class _StreamTail:
         self._columns: list[StoredColumn] = []
         self._n_given = self._n_whole = 0
         self._ends = False
-        #: What tells by one small request whether there are more rows.
-        self._pulse: Any = None
+        #: Tells by one small request how many rows there may be.
+        self._pulse: Callable[[], int] | None = None
 
     def head(self) -> _Named | None:
         """Give what comes next, without taking it; None where nothing has come."""
@@ -188,11 +188,11 @@ class _StreamTail:
         self._take(metadata, table, columns, finished)
         in_files = any(column.external for column in columns)
         behind = self._n_whole < len(table.get("seq_num", ()))
-        self._pulse = None if in_files or behind else counted
+        self._pulse = None if in_files or behind else _pulse(node, columns, table, counted)
 
     def _is_still(self) -> bool:
-        """Tell whether the table, which is written last, has no more rows than before."""
-        return self._pulse is not None and len(self._pulse.read(["seq_num"])) <= self._n_whole
+        """Tell whether there cannot be more rows than before."""
+        return self._pulse is not None and self._pulse() <= self._n_whole
 
     def _is_settled(
         self,
@@ -318,6 +318,19 @@ def _timestamp(table: Mapping[str, Sequence[Any]], key: str, row: int, time: flo
     stamps = table.get(f"ts_{key}")
     stamp = None if stamps is None else stamps[row]
     return time if stamp is None or stamp != stamp else float(stamp)
+
+
+def _pulse(
+    node: Any, columns: Iterable[StoredColumn], table: Mapping[str, Any], counted: Any
+) -> Callable[[], int] | None:
+    """Give what counts the rows of a stream: by an array's shape, for arrays are written first.
+
+    A stream without arrays is counted by its table, which its server has to read.
+    """
+    own = [column.key for column in columns if column.key not in table]
+    if any(node[key].structure_family == "array" for key in own[:1]):
+        return lambda: int(node[own[0]].shape[0])
+    return None if counted is None else lambda: len(counted.read(["seq_num"]))
 
 
 def _leave_out(descriptors: Iterable[dict[str, Any]], unreadable: set[str]) -> None:
