@@ -1,4 +1,4 @@
-"""Where documents come from: a stored run."""
+"""Where documents come from: a stored run, or one that still grows."""
 
 import time
 import uuid

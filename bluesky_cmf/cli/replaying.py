@@ -86,7 +86,7 @@ def run_replay(options: Replay) -> None:
                 report.show()
             if interrupted:
                 break
-        if options.session and live.result is not None:
+        if options.session and not (interrupted and live.result is None):
             live.close()
             report.show()
     if interrupted:
