@@ -1,4 +1,4 @@
-"""Where documents come from: a stored run."""
+"""Where documents come from: a stored run, or one that still grows."""
 
 import time
 import uuid
@@ -10,12 +10,22 @@ from .catalogs import Catalog, open_catalog
 __all__ = ["replay"]
 
 
-def replay(catalog: Any, uid: str, callback: Callable[[str, dict[str, Any]], Any]) -> int:
+def replay(
+    catalog: Any,
+    uid: str,
+    callback: Callable[[str, dict[str, Any]], Any],
+    *,
+    follow: bool = False,
+    patience: float | None = None,
+) -> int:
     """Feed the documents of a stored run to a callback, as if the scan ran again.
 
     A run that ends before its stop document, because it was never finished, because reading it
     fails, or because the user interrupts, is closed for the callback with a stop document whose
     ``exit_status`` is ``"abort"`` and whose ``reason`` says why.
+
+    With `follow` a run that is still measured is read as far as it has come, and then as it
+    grows, to its end: so an analysis that was killed catches up.
 
     Parameters
     ----------
@@ -26,6 +36,13 @@ def replay(catalog: Any, uid: str, callback: Callable[[str, dict[str, Any]], Any
         The run's uid, or its first characters, at least 5.
     callback
         Any Bluesky callback, called as ``callback(name, doc)`` in this thread.
+    follow
+        Whether to go on with what comes until the stop document, and every row before it, is
+        there. The run need not be in the catalog yet; a server that is away for a while is waited
+        for. The catalog has to be a server, or in this process: a folder is open in one alone.
+    patience
+        Seconds that a followed run may go without growth, the server's absence not counted,
+        before it is taken to be over; by default it is waited for without end.
 
     Returns
     -------
@@ -34,6 +51,8 @@ def replay(catalog: Any, uid: str, callback: Callable[[str, dict[str, Any]], Any
 
     Raises
     ------
+    InputError
+        If `patience` is no time, or comes without `follow`.
     CatalogError
         If the catalog cannot be opened or read.
     RunNotFoundError
@@ -43,7 +62,7 @@ def replay(catalog: Any, uid: str, callback: Callable[[str, dict[str, Any]], Any
     """
     opened = open_catalog(catalog, create=False)
     try:
-        return _Player(callback).play(opened, uid)
+        return _Player(callback).play(opened, uid, follow, patience)
     finally:
         if not isinstance(catalog, Catalog):
             opened.close()
@@ -60,10 +79,12 @@ class _Player:
         self._n_events: dict[str, int] = {}
         self._streams: dict[str, str] = {}
 
-    def play(self, catalog: Catalog, uid: str) -> int:
+    def play(self, catalog: Catalog, uid: str, follow: bool, patience: float | None) -> int:
         reason = "the stored run has no stop document"
+        if follow and patience is not None:
+            reason = f"{reason} and did not grow for {patience:g} s"
         try:
-            for name, doc in catalog.documents(uid):
+            for name, doc in catalog.documents(uid, follow=follow, patience=patience):
                 self._give(name, doc)
         except BaseException as error:
             reason = f"the replay was interrupted: {error!r}"

@@ -1,6 +1,7 @@
 """One run on its way into databroker's document store, and out of it."""
 
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .routing import Document, is_array, unpack_event_page
 
-__all__ = ["BrokerRun", "broker_documents"]
+__all__ = ["BrokerReading", "BrokerRun", "broker_documents"]
 
 #: What one page of events holds. The server of ``databroker.temp()`` lives in this process and
 #: keeps the interpreter while it takes a page to pieces.
@@ -94,6 +95,62 @@ def broker_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, doc
     for event in _last_page(run, descriptors, last):
         yield "event", event
+
+
+class BrokerReading:
+    """Reads a run that may still grow: each time what is new.
+
+    Parameters
+    ----------
+    run
+        The run's client, as just looked up.
+
+    Attributes
+    ----------
+    finished
+        Whether the stop document was given.
+    extent
+        How much of the run has been seen: a number that grows with it.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self.finished = False
+        self.extent = 0
+        self._run = run
+        self._streams: dict[str, str] = {}
+        #: How many events of each stream were given, and which other documents. An event of the
+        #: last page has no uid yet: rows are known by their number.
+        self._n_events: Counter[str] = Counter()
+        self._given: set[str] = set()
+
+    def news(self, *, last: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Give what has come since; what this raises, or leaves, comes the next time."""
+        del last  # There is no half of a row here that would wait for the other.
+        run = self._run.refresh()
+        extent = 1 + sum(1 + run[stream]["data"]["time"].shape[0] for stream in run)
+        if extent == self.extent and not run.metadata.get("stop"):
+            return
+        rows: Counter[str] = Counter()
+        for name, doc in broker_documents(run):
+            if name == "event":
+                stream = self._streams[doc["descriptor"]]
+                rows[stream] += 1
+                if rows[stream] <= self._n_events[stream]:
+                    continue
+                self._n_events[stream] += 1
+            elif not self._is_new(name, doc):
+                continue
+            self.finished = name == "stop"
+            yield name, doc
+        self.extent = extent
+
+    def _is_new(self, name: str, doc: Document) -> bool:
+        key = f"{name} {doc['datum_id'] if name == 'datum' else doc['uid']}"
+        if name == "descriptor":
+            self._streams[doc["uid"]] = str(doc["name"])
+        new = key not in self._given
+        self._given.add(key)
+        return new
 
 
 def _single_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRunV2Mongo
 from tiled.client.utils import ClientError
-from tiled.queries import Like
+from tiled.queries import Eq, Like
 
 from ..errors import CatalogError, RunNotFoundError
-from .broker import BrokerRun, broker_documents
+from .broker import BrokerReading, BrokerRun, broker_documents
+from .following import Reading, check_patience, followed
 from .routing import Document, RunStore
 from .spool import spool_folder
-from .tiled_read import tiled_documents
+from .tiled_read import TiledReading, tiled_documents
 from .tiled_write import open_tiled_run
 from .writer import CatalogWriter
 
@@ -83,30 +84,70 @@ class Catalog(ABC):
         self._writers.append(writer)
         return writer
 
-    def documents(self, uid: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def documents(
+        self, uid: str, *, follow: bool = False, patience: float | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Read a stored run.
 
         Parameters
         ----------
         uid
             The run's uid, or its first characters, at least 5.
+        follow
+            Whether to go on, once all is read that is there, with what comes, until the stop
+            document. The run need not be there yet; a server that is away for a while is waited
+            for.
+        patience
+            Seconds that a followed run may go without growth before it is left as it is; by
+            default it is waited for without end.
 
         Yields
         ------
         name, doc
             Start, descriptors and events in the order of their times, and the stop document if
-            the run has one. Arrays are numpy arrays.
+            the run has one. Arrays are numpy arrays. While a run grows, each row comes once and
+            after those of its stream before it; another stream's may be later than their times.
 
         Raises
         ------
+        InputError
+            If `patience` is no time, or comes without `follow`.
         RunNotFoundError
             If no run, or more than one, has this uid.
         CatalogError
             If the server does not answer.
         """
         self._check_open()
+        check_patience(follow, patience)
+        if follow:
+            _check_uid(uid)
+            return self._guarded(self._follow(uid, patience))
         run = self._find(uid)
-        return self._guarded_documents(run)
+        mongo = isinstance(run, BlueskyRunV2Mongo)
+        return self._guarded(broker_documents(run) if mongo else tiled_documents(run))
+
+    def unfinished_analyses(self, uid: str) -> list[str]:
+        """List the analysis runs of a run that have no stop document.
+
+        Somebody writes them still, or was killed before their end.
+
+        Parameters
+        ----------
+        uid
+            The uid of the raw run.
+
+        Raises
+        ------
+        CatalogError
+            If the server does not answer.
+        """
+        self._check_open()
+        try:
+            found = self._client.search(Eq("start.original_run_uid", uid)).values()
+            runs = [dict(run.metadata) for run in found]
+        except httpx.HTTPError as error:
+            raise self._no_answer(error) from error
+        return [str(run["start"]["uid"]) for run in runs if not run.get("stop")]
 
     def uids(self, limit: int = 10) -> list[str]:
         """List the uids of the latest runs, the newest first.
@@ -157,31 +198,45 @@ class Catalog(ABC):
         return [start["uid"] for start in reversed(starts) if start]
 
     def _find(self, uid: str) -> Any:
-        if not isinstance(uid, str) or len(uid) < _SHORTEST_UID or "/" in uid:
-            raise RunNotFoundError(
-                f"uid: expected a run's uid, or its first {_SHORTEST_UID} characters or more, "
-                f"got {uid!r}."
-            )
+        _check_uid(uid)
         try:
-            found = self._lookup(uid)
-            if len(found) == 1:
-                return found[0]
-            latest = ", ".join(known[:8] for known in self._latest(5)) or "none"
+            run = self._found(uid)
+            if run is None:
+                raise self._absent(uid)
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
-        if found:
+        return run
+
+    def _found(self, uid: str) -> Any | None:
+        found = self._lookup(uid)
+        if len(found) > 1:
             raise RunNotFoundError(
                 f"More than one run in the catalog {self.spec} has a uid that begins with "
                 f"{uid!r}. Give more of it."
             )
-        raise RunNotFoundError(
+        return found[0] if found else None
+
+    def _absent(self, uid: str) -> RunNotFoundError:
+        latest = ", ".join(known[:8] for known in self._latest(5)) or "none"
+        return RunNotFoundError(
             f"The catalog {self.spec} holds no run with the uid {uid!r}. Its latest runs: {latest}."
         )
 
-    def _guarded_documents(self, run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        mongo = isinstance(run, BlueskyRunV2Mongo)
+    def _follow(self, uid: str, patience: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        def find() -> Reading | None:
+            run = self._found(uid)
+            if run is None:
+                return None
+            mongo = isinstance(run, BlueskyRunV2Mongo)
+            return BrokerReading(run) if mongo else TiledReading(run)
+
+        return followed(find, lambda: self._absent(uid), patience=patience, where=self.spec)
+
+    def _guarded(
+        self, documents: Iterator[tuple[str, dict[str, Any]]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
-            yield from broker_documents(run) if mongo else tiled_documents(run)
+            yield from documents
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
 
@@ -194,6 +249,14 @@ class Catalog(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise CatalogError(f"The catalog {self.spec} is closed. Open it again.")
+
+
+def _check_uid(uid: str) -> None:
+    if not isinstance(uid, str) or len(uid) < _SHORTEST_UID or "/" in uid:
+        raise RunNotFoundError(
+            f"uid: expected a run's uid, or its first {_SHORTEST_UID} characters or more, "
+            f"got {uid!r}."
+        )
 
 
 class TiledCatalog(Catalog):

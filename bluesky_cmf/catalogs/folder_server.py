@@ -22,6 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import QueuePool
 from tiled.catalog import from_uri as catalog_from_uri
 from tiled.catalog.alembic_constants import ALEMBIC_DIR
 from tiled.catalog.core import REQUIRED_REVISION, initialize_database
@@ -41,6 +42,8 @@ CATALOG_FILE = "catalog.db"
 TABLES_FILE = "storage.duckdb"
 #: Seconds that the server may take to answer.
 _START = 30.0
+#: Seconds that a request waits for those before it to be done with the tables.
+_CONNECTION = 120.0
 #: The loggers of the server. What they say goes to a file in the folder and not to the console.
 _LOGGERS = (
     *("tiled.server", "tiled.server.app", "tiled.catalog", "tiled.adapters", "tiled.graph"),
@@ -88,6 +91,7 @@ class FolderServer:
             # Takes the lock now, and not at the first event.
             storage = get_storage(tables)
             undo.callback(storage.dispose)
+            _give_to_one_at_a_time(storage)
             storage.connect().close()
             # All servers of a process share one settings object, and with it one key: the last
             # to start decides. So this one takes the key that is there.
@@ -101,6 +105,18 @@ class FolderServer:
     def close(self) -> None:
         """Stop the server and let the files go."""
         self._closing.close()
+
+
+def _give_to_one_at_a_time(storage: Any) -> None:
+    """Let a thread wait until the one before it has returned the connection to the tables.
+
+    Tiled gives DuckDB's one connection to all threads at once: a table that is read while rows
+    are appended, as where a run is followed, fails both, and corrupts the memory of the process.
+    """
+    pool = QueuePool(
+        storage._adbc_connection.adbc_clone, pool_size=1, max_overflow=0, timeout=_CONNECTION
+    )
+    vars(storage)["_connection_pool"] = pool
 
 
 def _make_catalog(file: Path) -> None:

@@ -1,30 +1,32 @@
 """A stored run's documents from a Tiled server, read stream by stream in chunks of rows.
 
 This needs no document exporter on the server, keeps the arrays' types, and holds no more of a
-run in memory than a chunk of each stream.
+run in memory than its tables and a chunk of each stream's arrays. A run that grows can be read
+again and again, each time what is new.
 """
 
-import heapq
 import logging
+import time
 import uuid
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
+from .following import is_outage
 from .tiled_columns import ROW_SHAPES, STAND_INS
 from .tiled_nodes import plain_node
+from .tiled_parts import CHUNK_ROWS, StoredColumn, completed, read_columns, read_table
 
-__all__ = ["tiled_documents"]
+__all__ = ["TiledReading", "tiled_documents"]
 
 logger = logging.getLogger(__name__)
 
-#: What one request of rows of one array may bring.
-_CHUNK_BYTES = 8 * 2**20
-_CHUNK_ROWS = 1000
+#: Seconds that the first rows of a growing stream wait for a data key that is not there before it
+#: is left out; for one in files they wait until the run has ended.
+_SETTLING = 30.0
 
 _Named = tuple[str, dict[str, Any]]
 
@@ -44,18 +46,63 @@ def tiled_documents(run: Any) -> Iterator[_Named]:
         document if there is one. Rows that are not whole yet are left out; what a finished run
         lacks is NaN. Data in files come as arrays, where the server can read them.
     """
-    run = plain_node(run)
-    metadata = _plain(run.metadata)
-    start = metadata["start"]
-    yield "start", start
-    streams = _streams_of(run)
-    merged = heapq.merge(
-        *(_stream_documents(streams, name, start["uid"], "stop" in metadata) for name in streams),
-        key=lambda named: float(named[1]["time"]),
-    )
-    yield from merged
-    if stop := metadata.get("stop"):
-        yield "stop", stop
+    return TiledReading(run).news(last=True)
+
+
+class TiledReading:
+    """Reads a run that may still grow: each time what is new.
+
+    Parameters
+    ----------
+    run
+        The run's node, as just looked up.
+
+    Attributes
+    ----------
+    finished
+        Whether the stop document was given.
+    extent
+        How much of the run has been seen: a number that grows with it.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self.finished = False
+        self.extent = 0
+        self._run = plain_node(run)
+        self._fresh = True
+        self._streams: Any = None
+        self._started = False
+        self._tails: dict[str, _StreamTail] = {}
+
+    def news(self, *, last: bool) -> Iterator[_Named]:
+        """Give what has come since; what this raises, or leaves, comes the next time.
+
+        Parameters
+        ----------
+        last
+            Whether this is the last look: what waits for more is given as it is.
+        """
+        if not self._fresh:
+            self._run.refresh()
+        self._fresh = False
+        # Before the streams: once there is a stop document, there is no row to come.
+        metadata = _plain(self._run.metadata)
+        finished = "stop" in metadata
+        if not self._started:
+            self._started = True
+            yield "start", metadata["start"]
+        if not self._tails:
+            self._streams = _streams_of(self._run)
+        for name in self._streams:
+            if name not in self._tails:
+                self._tails[name] = _StreamTail(name, metadata["start"]["uid"])
+        for tail in self._tails.values():
+            tail.look(self._streams, finished=finished, last=last)
+        self.extent = sum(1 + tail.extent for tail in self._tails.values())
+        yield from _in_order(self._tails.values())
+        if finished:
+            self.finished = True
+            yield "stop", metadata["stop"]
 
 
 def _streams_of(run: Any) -> Any:
@@ -67,105 +114,203 @@ def _streams_of(run: Any) -> Any:
     return run
 
 
-def _stream_documents(streams: Any, name: str, run_uid: str, finished: bool) -> Iterator[_Named]:
-    # The table is read before anything else: a run that is being written has its arrays, and the
-    # shapes of their rows, before the rows of the table.
-    table = _read_table(plain_node(streams[name]))
-    node = plain_node(streams[name])
-    metadata = _plain(node.metadata)
-    descriptors = build_descriptor_docs(
-        {key: value for key, value in metadata.items() if key not in (ROW_SHAPES, STAND_INS)},
-        name,
-        run_start_uid=run_uid,
-    )
-    columns: list[_Column] = []
-    n_rows = 0
-    if table or all("external" in key for key in metadata["data_keys"].values()):
-        columns, n_rows = _whole_rows(_columns(node, metadata, table), table, finished)
-        _leave_out(descriptors, set(metadata["data_keys"]) - {column.key for column in columns})
-    events = _events(f"{run_uid}/{name}", table, columns, n_rows, descriptors)
-    yield from _with_descriptors(descriptors, events)
+def _in_order(tails: Iterable["_StreamTail"]) -> Iterator[_Named]:
+    """Merge what the streams have, by time; what is not taken stays with its stream."""
+    while True:
+        ready = [(head, tail) for tail in tails if (head := tail.head()) is not None]
+        if not ready:
+            return
+        _, tail = min(ready, key=lambda found: float(found[0][1]["time"]))
+        yield tail.pop()
 
 
-def _whole_rows(
-    found: Iterable["_Column"], table: Mapping[str, Sequence[Any]], finished: bool
-) -> tuple[list["_Column"], int]:
-    """Give the columns to read and how many rows all of them have."""
-    columns = list(found)
-    if not finished or "seq_num" not in table:
-        lengths = [column.n_rows for column in columns]
+class _StreamTail:
+    """The rows and descriptors of one stream that were not given yet.
+
+    Attributes
+    ----------
+    extent
+        A number that grows with what the catalog has of the stream.
+    """
+
+    def __init__(self, name: str, run_uid: str) -> None:
+        self.extent = 0
+        self._name, self._run_uid = name, run_uid
+        self._where = f"{run_uid}/{name}"
+        self._queue: deque[_Named] = deque()
+        self._descriptors: list[dict[str, Any]] = []
+        self._n_descriptors = 0
+        #: The data keys that events have, once that is settled.
+        self._keys: frozenset[str] | None = None
+        self._unsettled_since: float | None = None
+        self._waits_for: set[str] = set()
+        self._table: Mapping[str, Sequence[Any]] = {}
+        self._columns: list[StoredColumn] = []
+        self._n_given = self._n_whole = 0
+        self._ends = False
+        #: Tells by one small request how many rows there may be.
+        self._pulse: Callable[[], int] | None = None
+
+    def head(self) -> _Named | None:
+        """Give what comes next, without taking it; None where nothing has come."""
+        if not self._queue and self._n_given < self._n_whole:
+            self._read_rows()
+        if not self._queue and self._ends:
+            self._announce(float("inf"))
+        return self._queue[0] if self._queue else None
+
+    def pop(self) -> _Named:
+        """Take what comes next."""
+        return self._queue.popleft()
+
+    def look(self, streams: Any, *, finished: bool, last: bool) -> None:
+        """Find out which rows are whole now."""
+        self._ends = finished or last
+        if not self._ends and self._is_still():
+            return
+        # The table is read before anything else: a run that is being written has its arrays, and
+        # the shapes of their rows, before the rows of the table.
+        table, counted = read_table(plain_node(streams[self._name]))
+        node = plain_node(streams[self._name])
+        metadata = _plain(node.metadata)
+        declared = metadata["data_keys"]
+        columns: list[StoredColumn] = []
+        if table or all("external" in key for key in declared.values()):
+            columns, missing = read_columns(
+                node, metadata, table, growing=not finished, known=self._keys
+            )
+            n_events = len(table.get("seq_num", ()))
+            self.extent = n_events + sum(column.n_rows for column in columns)
+            if not self._is_settled(declared, columns, missing, finished and n_events > 0):
+                return
+        elif self._ends:
+            self._keys = frozenset(declared)
+        self._take(metadata, table, columns, finished)
+        in_files = any(column.external for column in columns)
+        behind = self._n_whole < len(table.get("seq_num", ()))
+        self._pulse = None if in_files or behind else _pulse(node, columns, table, counted)
+
+    def _is_still(self) -> bool:
+        """Tell whether there cannot be more rows than before."""
+        return self._pulse is not None and self._pulse() <= self._n_whole
+
+    def _is_settled(
+        self,
+        declared: Mapping[str, Any],
+        columns: Sequence[StoredColumn],
+        missing: Mapping[str, Exception | None],
+        complete: bool,
+    ) -> bool:
+        """Tell whether it is clear which data keys the events have, and all of them are there."""
+        if self._keys is not None:
+            return self._ends or not missing
+        empty = [column.key for column in columns if not column.n_rows]
+        if not self._ends and (empty or not self._has_waited(declared, missing)):
+            return False
+        if complete:
+            missing = {**missing, **dict.fromkeys(empty)}
+        self._keys = frozenset(column.key for column in columns) - missing.keys()
+        for key, reason in missing.items():
+            if reason is None:
+                logger.warning("The data key %r is not in the catalog and is left out.", key)
+            else:
+                logger.warning(
+                    "The data key %r is in files that the server cannot read and is left out: %s",
+                    key,
+                    reason,
+                )
+        return True
+
+    def _has_waited(
+        self, declared: Mapping[str, Any], missing: Mapping[str, Exception | None]
+    ) -> bool:
+        """Tell whether the keys that are missing have had their time; files have all of it."""
+        if not missing:
+            return True
+        now = time.monotonic()
+        if self._unsettled_since is None:
+            self._unsettled_since = now
+        for key, reason in missing.items():
+            if "external" in declared[key]:
+                self._wait_for_file(key, reason)
+                return False
+        return now - self._unsettled_since > _SETTLING
+
+    def _wait_for_file(self, key: str, reason: Exception | None) -> None:
+        if reason is not None and key not in self._waits_for:
+            self._waits_for.add(key)
+            logger.warning(
+                "The data key %r of stream %r is in files that the server cannot read now (%s): "
+                "events wait until it can, or until the run has ended.",
+                key,
+                self._name,
+                reason,
+            )
+
+    def _take(
+        self,
+        metadata: Mapping[str, Any],
+        table: Mapping[str, Sequence[Any]],
+        columns: Sequence[StoredColumn],
+        finished: bool,
+    ) -> None:
+        self._descriptors = build_descriptor_docs(
+            {key: value for key, value in metadata.items() if key not in (ROW_SHAPES, STAND_INS)},
+            self._name,
+            run_start_uid=self._run_uid,
+        )
+        keys = self._keys or frozenset()
+        _leave_out(self._descriptors, metadata["data_keys"].keys() - keys)
+        self._table = table
+        self._columns = [column for column in columns if column.key in keys]
+        lengths = [column.n_rows for column in self._columns]
         if "seq_num" in table:
             lengths.append(len(table["seq_num"]))
-        return columns, min(lengths, default=0)
-    n_rows = len(table["seq_num"])
-    return [_completed(column, n_rows) for column in columns if column.n_rows or not n_rows], n_rows
+        self._n_whole = min(lengths, default=0)
+        if finished and "seq_num" in table:
+            self._n_whole = len(table["seq_num"])
+            self._columns = [completed(column, self._n_whole) for column in self._columns]
 
-
-def _completed(column: "_Column", n_rows: int) -> "_Column":
-    """Make up for rows that were not stored: numbers are NaN there, texts empty."""
-    if column.n_rows >= n_rows:
-        return column
-    logger.warning(
-        "The data key %r has %d of %d rows in the catalog; it is NaN in the others.",
-        column.key,
-        column.n_rows,
-        n_rows,
-    )
-
-    def read(first: int, stop: int) -> Sequence[Any]:
-        there = list(column.read(first, min(stop, column.n_rows))) if first < column.n_rows else []
-        like = there[-1] if there else column.read(column.n_rows - 1, column.n_rows)[0]
-        return [*there, *(_nothing_like(like) for _ in range(stop - first - len(there)))]
-
-    return replace(column, n_rows=n_rows, read=read)
-
-
-def _nothing_like(value: Any) -> Any:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufc":
-        return np.full(array.shape, "") if array.ndim else ""
-    nothing = np.full(array.shape, np.nan, np.result_type(array.dtype, np.float16))
-    return nothing if array.ndim else nothing.item()
-
-
-def _with_descriptors(
-    descriptors: Sequence[dict[str, Any]], events: Iterable[dict[str, Any]]
-) -> Iterator[_Named]:
-    """Announce each descriptor before the first event that refers to it."""
-    waiting = list(descriptors)
-    yield "descriptor", waiting.pop(0)
-    for event in events:
-        while waiting and waiting[0]["time"] <= event["time"]:
-            yield "descriptor", waiting.pop(0)
-        yield "event", event
-    for descriptor in waiting:
-        yield "descriptor", descriptor
-
-
-def _events(
-    where: str,
-    table: Mapping[str, Sequence[Any]],
-    columns: Sequence["_Column"],
-    n_rows: int,
-    descriptors: Sequence[Mapping[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    times = [float(descriptor["time"]) for descriptor in descriptors]
-    step = min([_CHUNK_ROWS, *(column.chunk for column in columns)])
-    for first in range(0, n_rows, step):
-        stop = min(first + step, n_rows)
-        chunks = {column.key: column.read(first, stop) for column in columns}
+    def _read_rows(self) -> None:
+        first = self._n_given
+        stop = min([self._n_whole, *(first + column.chunk for column in self._columns)])
+        stop = min(stop, first + CHUNK_ROWS)
+        try:
+            chunks = {column.key: column.read(first, stop) for column in self._columns}
+        except Exception as error:
+            if self._ends or is_outage(error) or not any(c.external for c in self._columns):
+                raise
+            # A file that is being written may hold more than the server was told, or be locked.
+            logger.info("stream %r waits for its files: %s", self._name, error)
+            self._n_whole = first
+            return
+        external = [column.key for column in self._columns if column.external]
+        times = [float(descriptor["time"]) for descriptor in self._descriptors]
+        table = self._table
         for row in range(first, stop):
-            time = float(table["time"][row]) if "time" in table else times[0]
+            when = float(table["time"][row]) if "time" in table else times[0]
+            self._announce(when)
             data = {key: chunk[row - first] for key, chunk in chunks.items()}
-            yield {
-                "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{where}/{row}")),
-                "descriptor": descriptors[max(bisect_right(times, time) - 1, 0)]["uid"],
+            event = {
+                "uid": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self._where}/{row}")),
+                "descriptor": self._descriptors[max(bisect_right(times, when) - 1, 0)]["uid"],
                 "seq_num": int(table["seq_num"][row]) if "seq_num" in table else row + 1,
-                "time": time,
+                "time": when,
                 "data": data,
-                "timestamps": {key: _timestamp(table, key, row, time) for key in data},
-                "filled": {column.key: True for column in columns if column.external},
+                "timestamps": {key: _timestamp(table, key, row, when) for key in data},
+                "filled": dict.fromkeys(external, True),
             }
+            self._queue.append(("event", event))
+        self._n_given = stop
+
+    def _announce(self, until: float) -> None:
+        """Give each descriptor before the first event that refers to it."""
+        while self._n_descriptors < len(self._descriptors):
+            descriptor = self._descriptors[self._n_descriptors]
+            if self._n_descriptors and descriptor["time"] > until:
+                return
+            self._queue.append(("descriptor", descriptor))
+            self._n_descriptors += 1
 
 
 def _timestamp(table: Mapping[str, Sequence[Any]], key: str, row: int, time: float) -> float:
@@ -175,6 +320,19 @@ def _timestamp(table: Mapping[str, Sequence[Any]], key: str, row: int, time: flo
     return time if stamp is None or stamp != stamp else float(stamp)
 
 
+def _pulse(
+    node: Any, columns: Iterable[StoredColumn], table: Mapping[str, Any], counted: Any
+) -> Callable[[], int] | None:
+    """Give what counts the rows of a stream: by an array's shape, for arrays are written first.
+
+    A stream without arrays is counted by its table, which its server has to read.
+    """
+    own = [column.key for column in columns if column.key not in table]
+    if any(node[key].structure_family == "array" for key in own[:1]):
+        return lambda: int(node[own[0]].shape[0])
+    return None if counted is None else lambda: len(counted.read(["seq_num"]))
+
+
 def _leave_out(descriptors: Iterable[dict[str, Any]], unreadable: set[str]) -> None:
     for descriptor in descriptors:
         for key in unreadable:
@@ -182,148 +340,6 @@ def _leave_out(descriptors: Iterable[dict[str, Any]], unreadable: set[str]) -> N
             for keys in descriptor["object_keys"].values():
                 if key in keys:
                     keys.remove(key)
-
-
-def _read_table(node: Any) -> dict[str, list[Any]]:
-    """Read a stream's table, or all parts of a very wide one, and what had to be outside it."""
-    columns: dict[str, list[Any]] = {}
-    parts = dict(node.items())
-    for key, part in parts.items():
-        if part.structure_family == "table" and key.startswith("internal"):
-            frame = part.read()
-            columns.update({name: frame[name].tolist() for name in frame.columns})
-    for key, part in parts.items():
-        if part.structure_family == "array" and key.startswith("ts_") and len(part.shape) == 1:
-            columns[key] = part.read().tolist()
-    if not columns:
-        return columns
-    n_rows = min(len(values) for values in columns.values())
-    return {name: values[:n_rows] for name, values in columns.items()}
-
-
-@dataclass(frozen=True)
-class _Column:
-    """The values of one data key, read by row number."""
-
-    key: str
-    n_rows: int
-    chunk: int
-    read: Callable[[int, int], Sequence[Any]]
-    external: bool = False
-
-
-def _columns(
-    node: Any, metadata: Mapping[str, Any], table: Mapping[str, list[Any]]
-) -> Iterator[_Column]:
-    data_keys = metadata.get("data_keys", {})
-    shapes = metadata.get(ROW_SHAPES, {})
-    parts = dict(node.items())
-    for key, stand_in in metadata.get(STAND_INS, {}).items():
-        parts[key] = parts[stand_in]
-    for key, declared in data_keys.items():
-        if key in table:
-            yield _table_column(key, declared, table[key])
-        elif key in parts:
-            column = _part_column(key, declared, parts[key], shapes.get(key), table)
-            if column is not None:
-                yield column
-        else:
-            logger.warning("The data key %r is not in the catalog and is left out.", key)
-
-
-def _table_column(key: str, declared: Mapping[str, Any], values: list[Any]) -> _Column:
-    array = declared.get("dtype") == "array"
-
-    def read(first: int, stop: int) -> Sequence[Any]:
-        rows = values[first:stop]
-        return [_array(row, declared) for row in rows] if array else rows
-
-    return _Column(key, len(values), _CHUNK_ROWS, read)
-
-
-def _array(value: Any, declared: Mapping[str, Any]) -> np.ndarray:
-    """Make an array of a table's cell, which nests one-dimensional ones."""
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        value = [_array(part, {}) for part in value]
-    array = np.asarray(value)
-    dtype = declared.get("dtype_numpy")
-    return array.astype(dtype) if isinstance(dtype, str) and array.dtype.kind in "biuf" else array
-
-
-def _part_column(
-    key: str,
-    declared: Mapping[str, Any],
-    part: Any,
-    shapes: list[Any] | None,
-    table: Mapping[str, list[Any]],
-) -> _Column | None:
-    """Make a column of a node of its own; None, with a warning, where it cannot be read."""
-    external = "external" in declared
-    try:
-        column = _reader(key, declared, part, shapes, table)
-        if external and column.n_rows:
-            column.read(0, 1)
-    except Exception as error:
-        if not external:
-            raise
-        logger.warning(
-            "The data key %r is in files that the server cannot read and is left out: %s",
-            key,
-            error,
-        )
-        return None
-    return column
-
-
-def _reader(
-    key: str,
-    declared: Mapping[str, Any],
-    part: Any,
-    shapes: list[Any] | None,
-    table: Mapping[str, list[Any]],
-) -> _Column:
-    external = "external" in declared
-    if part.structure_family == "table":
-        frame = part.read()
-        values = frame[key if key in frame.columns else frame.columns[0]].tolist()
-        return _Column(key, len(values), _CHUNK_ROWS, lambda a, b: values[a:b], external)
-    shape = tuple(part.shape)
-    per_event = _rows_per_event(shape, declared, len(table.get("seq_num", ()))) if external else 0
-    n_rows = shape[0] // per_event if per_event else shape[0]
-    size = int(np.prod(shape[1:], dtype=float)) * np.dtype(part.dtype).itemsize
-    chunk = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // max(size * max(per_event, 1), 1)))
-    scalar = declared.get("dtype") != "array" and len(shape) == 1
-
-    def read(first: int, stop: int) -> Sequence[Any]:
-        if per_event:
-            block = np.asarray(part[first * per_event : stop * per_event])
-            block = block.reshape(stop - first, per_event, *shape[1:])
-        else:
-            block = np.asarray(part[first:stop])
-        if scalar:
-            rows: list[Any] = block.tolist()
-            return rows
-        return [_cropped(row, shapes, first + n) for n, row in enumerate(block)]
-
-    return _Column(key, n_rows, chunk, read, external)
-
-
-def _rows_per_event(shape: tuple[int, ...], declared: Mapping[str, Any], n_events: int) -> int:
-    """Tell how many rows of an array in files make one event; 0 where an event is one row."""
-    per_event = declared.get("shape") or ()
-    if len(shape) == len(per_event) + 1:
-        return 0
-    if n_events and shape[0] % n_events == 0:
-        return shape[0] // n_events
-    return int(per_event[0] or 1) if per_event else 1
-
-
-def _cropped(row: np.ndarray, shapes: list[Any] | None, number: int) -> np.ndarray:
-    """Give a row its true shape where it was padded, as an array of its own."""
-    if shapes:
-        _, shape = shapes[bisect_right([first for first, _ in shapes], number) - 1]
-        row = row[tuple(slice(size) for size in shape)]
-    return row.copy()
 
 
 def _plain(value: Any) -> Any:

@@ -215,6 +215,20 @@ def replay(
     into: Annotated[
         str | None, typer.Option(help="Store the analysis run in another catalog.")
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Go on with what comes until the run ends: catches up with a scan that runs.",
+        ),
+    ] = False,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Seconds that a followed run may go without growth before it is taken to be over.",
+        ),
+    ] = None,
 ) -> None:
     """Decompose stored runs as if they were being measured."""
     with _importing():
@@ -238,5 +252,7 @@ def replay(
             device=device,
             figure=figure,
             into=catalog if save and into is None else into,
+            follow=follow,
+            patience=patience,
         )
     )

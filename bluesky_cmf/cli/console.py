@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from ..documents import AnalysisReader
     from ..nmf.results import FitResult
 
-__all__ = ["ScanProgress", "command_line", "console", "set_up_logging", "show_facts", "summarize"]
+__all__ = [
+    "FollowProgress",
+    "ScanProgress",
+    "command_line",
+    "console",
+    "set_up_logging",
+    "show_facts",
+    "summarize",
+]
 
 #: Written to the standard output of the moment.
 console = Console(highlight=False)
@@ -111,6 +119,64 @@ class ScanProgress:
         quarter = self._count * 4 // self._total != (self._count - 1) * 4 // self._total
         if not console.is_terminal and quarter:
             console.print(f"scan: {self._count} of {self._total} patterns")
+
+
+class FollowProgress:
+    """Counts the patterns of a run that is followed: one line on a terminal, else some.
+
+    Parameters
+    ----------
+    uid : str
+        The run.
+
+    Attributes
+    ----------
+    count : int
+        Patterns so far.
+    """
+
+    def __init__(self, uid: str) -> None:
+        self.count = 0
+        self._uid = uid[:8]
+        self._told = -1
+        self._status = console.status(self._line())
+
+    def __enter__(self) -> "FollowProgress":
+        if console.is_terminal:
+            self._status.start()
+        else:
+            self._print()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._status.stop()
+        if self.count != self._told:
+            self._print()
+
+    def advance(self) -> None:
+        """Count a pattern."""
+        self.count += 1
+        if console.is_terminal:
+            self._status.update(self._line())
+        elif f"{self.count}".rstrip("0") in ("1", "2", "5"):
+            self._print()
+
+    def end(self, why: str) -> None:
+        """Say why it ends before, or otherwise than, it should."""
+        console.print(f"{self._line()}, {why}", markup=False, soft_wrap=True)
+        self._told = self.count
+
+    def _print(self) -> None:
+        console.print(self._line(), markup=False, soft_wrap=True)
+        self._told = self.count
+
+    def _line(self) -> str:
+        return f"following {self._uid}: {self.count} patterns so far"
 
 
 def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:

@@ -1,6 +1,7 @@
 """``bluesky-cmf replay``: stored runs through `LiveNMF`, as if they were being measured."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from ..phases import Phase
 from ..preprocess import Preprocess
 from ..sources import replay
 from .checking import check_device, check_figure
-from .console import console, show_facts, summarize
+from .console import FollowProgress, console, show_facts, summarize
 from .outcome import raise_failures
 
 __all__ = ["Replay", "run_replay"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Replay:
     device: str
     figure: Path | None
     into: str | None
+    follow: bool
+    patience: float | None
 
 
 def run_replay(options: Replay) -> None:
@@ -52,7 +57,11 @@ def run_replay(options: Replay) -> None:
     ------
     CMFError
         Where an option is wrong, a run or a data key is not there, or something failed.
+    KeyboardInterrupt
+        After an interrupt; what was read of a run that is followed is fitted, drawn and stored.
     """
+    if options.patience is not None and not options.follow:
+        raise InputError("--patience: a run is waited for only with --follow")
     # A file at most: no window, and no toolkit to look for.
     matplotlib.use("agg")
     check_device(options.device)
@@ -62,18 +71,42 @@ def run_replay(options: Replay) -> None:
         live = stack.enter_context(contextlib.closing(_live(options)))
         plot = _plot(options)
         catalog = stack.enter_context(open_catalog(options.catalog, create=False))
-        writer = _writer(options, catalog, stack)
-        raw = _RawRuns(live, options.stream)
+        target = _target(options, catalog, stack)
+        writer = None if target is None else target.writer()
+        raw = _RawRuns(live, options, target)
         report = _Report(options, live, plot, writer, raw)
+        interrupted = False
         for number, uid in enumerate(options.uids):
             if number and not options.session:
                 console.print()
-            replay(catalog, uid, raw)
+            interrupted = _play(catalog, uid, raw, live, options)
+            if interrupted and live.result is None:
+                break
             if not options.session:
                 report.show()
-        if options.session:
+            if interrupted:
+                break
+        if options.session and not (interrupted and live.result is None):
             live.close()
             report.show()
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _play(catalog: Catalog, uid: str, raw: "_RawRuns", live: LiveNMF, options: Replay) -> bool:
+    """Replay a run, or follow it; tell whether the user has had enough of following it."""
+    if not options.follow:
+        replay(catalog, uid, raw)
+        return False
+    with FollowProgress(uid) as raw.progress:
+        try:
+            replay(catalog, uid, raw, follow=True, patience=options.patience)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            # However it ends, its end is fitted and stored before the catalog is closed.
+            live.wait()
+    return False
 
 
 def _live(options: Replay) -> LiveNMF:
@@ -89,27 +122,54 @@ def _live(options: Replay) -> LiveNMF:
         seed=options.seed,
         loss=options.loss,
         device=options.device,
-        background=False,
+        # A run that is followed is fitted while it is waited for.
+        background=options.follow,
     )
 
 
 class _RawRuns:
-    """Refuses an analysis run, which the callback would pass over without a word."""
+    """Looks at the documents on their way to the callback.
 
-    def __init__(self, callback: Callable[[str, Any], Any], stream: str) -> None:
-        self._callback, self._stream = callback, stream
+    Refuses an analysis run, which the callback would pass over without a word.
+    """
+
+    def __init__(
+        self, callback: Callable[[str, Any], Any], options: Replay, target: Catalog | None
+    ) -> None:
+        self._callback, self._stream = callback, options.stream
+        self._target = target if options.follow else None
+        self._descriptors: set[str] = set()
         #: Data keys of the stream, to name them.
         self.data_keys: set[str] = set()
+        #: Is told of each pattern of a run that is followed.
+        self.progress: FollowProgress | None = None
 
     def __call__(self, name: str, doc: Any) -> None:
         """Take a document."""
-        if name == "start" and is_analysis(doc):
+        if name == "start":
+            self._start(doc)
+        elif name == "descriptor" and doc["name"] == self._stream:
+            self._descriptors.add(doc["uid"])
+            self.data_keys |= doc["data_keys"].keys()
+        elif self.progress is not None:
+            if name == "event" and doc["descriptor"] in self._descriptors:
+                self.progress.advance()
+            elif name == "stop" and doc["exit_status"] != "success":
+                self.progress.end(f"{doc['exit_status']}: {doc.get('reason') or 'no reason given'}")
+        self._callback(name, doc)
+
+    def _start(self, doc: Any) -> None:
+        if is_analysis(doc):
             raise InputError(
                 f"{doc['uid']} is an analysis run; replay the raw run, {doc['original_run_uid']}"
             )
-        if name == "descriptor" and doc["name"] == self._stream:
-            self.data_keys |= doc["data_keys"].keys()
-        self._callback(name, doc)
+        for uid in () if self._target is None else self._target.unfinished_analyses(doc["uid"]):
+            logger.warning(
+                "The analysis run %s of this run has no end: it was left by a process that was "
+                "killed, or is being written by another one. It stays as it is, and another one "
+                "is made of all patterns.",
+                uid,
+            )
 
 
 def _plot(options: Replay) -> LiveNMFPlot | None:
@@ -122,12 +182,11 @@ def _plot(options: Replay) -> LiveNMFPlot | None:
     return LiveNMFPlot(save=save)
 
 
-def _writer(options: Replay, catalog: Catalog, stack: contextlib.ExitStack) -> CatalogWriter | None:
-    if options.into is None:
-        return None
-    if options.into == options.catalog:
-        return catalog.writer()
-    return stack.enter_context(open_catalog(options.into)).writer()
+def _target(options: Replay, catalog: Catalog, stack: contextlib.ExitStack) -> Catalog | None:
+    """Give the catalog that the analysis runs are stored in."""
+    if options.into is None or options.into == options.catalog:
+        return None if options.into is None else catalog
+    return stack.enter_context(open_catalog(options.into))
 
 
 class _Report:
