@@ -275,7 +275,8 @@ def test_replay_into_another_catalog_crops_and_normalises_and_draws_against_anot
     assert analysis.start is not None
     assert analysis.n_patterns == 6
     assert analysis.variables == ("det_total",)
-    assert analysis.start["cmf"]["preprocess"] == {"roi": [3.0, 7.0], "normalize": "max"}
+    steps = {"roi": [3.0, 7.0], "normalize": "max", "negative": "reject"}
+    assert analysis.start["cmf"]["preprocess"] == steps
     assert analysis.start["cmf"]["seed"] == 4
     assert analysis.axis is not None
     assert 3.0 <= analysis.axis.values[0] < analysis.axis.values[-1] <= 7.0

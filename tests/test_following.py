@@ -41,7 +41,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bluesky_cmf.catalogs.following._QUIET_PAUSE", 0.05)
     monkeypatch.setattr("bluesky_cmf.catalogs.following._REST", 0.1)
     monkeypatch.setattr("bluesky_cmf.catalogs.writer._PACE", 0.02)
-    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_write._FIRST_BATCH", 0.0)
+    monkeypatch.setattr("bluesky_cmf.catalogs.tiled_stream._FIRST_BATCH", 0.0)
 
 
 @pytest.fixture(scope="module")
