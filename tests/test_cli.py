@@ -23,6 +23,7 @@ from bluesky_cmf.cli.console import ScanProgress
 from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
+from tests.streams import run_documents
 
 PROGRAM = [sys.executable, "-m", "bluesky_cmf"]
 PNG = b"\x89PNG"
@@ -545,3 +546,51 @@ def test_a_script_that_is_on_the_path_is_printed_by_its_name_and_any_other_by_it
     assert command_line(["demo"]) == f"{script} demo"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command_line(["demo"]) == "bluesky-cmf demo"
+
+
+# --- frames
+
+
+@pytest.fixture
+def geometry(tmp_path: Path) -> Path:
+    """A detector of 40 x 60 pixels, as a .poni file."""
+    azimuthal = pytest.importorskip("pyFAI.integrator.azimuthal")
+    path = tmp_path / "detector.poni"
+    azimuthal.AzimuthalIntegrator(
+        dist=0.1, poni1=0.004, poni2=0.006, pixel1=2e-4, pixel2=2e-4, wavelength=1e-10
+    ).save(str(path))
+    return path
+
+
+def test_replay_integrates_frames_by_a_geometry(
+    tmp_path: Path, geometry: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = np.random.default_rng(0).integers(1, 100, (6, 40, 60)).astype("<u2")
+    with open_catalog(tmp_path / "catalog") as catalog:
+        writer = catalog.writer()
+        documents = run_documents(frames)
+        for name, doc in documents:
+            writer(name, doc)
+    uid = documents[0][1]["uid"]
+    command = ["replay", str(tmp_path / "catalog"), uid, "--pattern", "chi_I", "--save"]
+    options = ["--poni", str(geometry), "--points", "50", "--unit", "q_A^-1", "--components", "2"]
+    assert run([*command, *options]) == 0
+    with open_catalog(tmp_path / "catalog", create=False) as catalog:
+        analysis = read_analysis(catalog.documents(catalog.uids(1)[0]))
+    assert analysis.n_patterns == 6 and analysis.axis is not None
+    assert (analysis.axis.name, analysis.axis.units) == ("q", "1/angstrom")
+    assert analysis.start["cmf"]["integrator"]["n_points"] == 50
+    assert capsys.readouterr().err == ""
+
+
+def test_replay_says_what_is_wrong_with_a_geometry_or_a_sign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["replay", str(tmp_path), "3f2a91c0", "--pattern", "chi_I"]
+    for options, words in [
+        (["--poni", str(tmp_path / "missing.poni")], "no such file"),
+        (["--mask", "mask.npy"], "--mask: frames are integrated only with the geometry"),
+        (["--negative", "ignore"], "negative: expected 'reject', 'clip' or 'offset'"),
+    ]:
+        assert run([*command, *options]) == 2
+        assert words in capsys.readouterr().err

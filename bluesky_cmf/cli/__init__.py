@@ -198,6 +198,23 @@ def replay(
     roi: Annotated[
         tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
     ] = None,
+    negative: Annotated[
+        str,
+        typer.Option(help="What becomes of patterns with negative values: reject, clip or offset."),
+    ] = "reject",
+    poni: Annotated[
+        Path | None,
+        typer.Option(help="Geometry of a 2-D detector, whose frames pyFAI integrates."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="Mask of the frames: not zero where a pixel is left out.")
+    ] = None,
+    unit: Annotated[
+        str, typer.Option(help="Axis of integrated frames, by pyFAI's name.")
+    ] = "2th_deg",
+    points: Annotated[
+        int, typer.Option(min=2, help="Number of bins that frames are integrated into.")
+    ] = 1000,
     session: Annotated[
         bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
     ] = False,
@@ -246,6 +263,11 @@ def replay(
             stream=stream,
             normalize=normalize,
             roi=roi,
+            negative=negative,
+            poni=poni,
+            mask=mask,
+            unit=unit,
+            points=points,
             session=session,
             seed=seed,
             loss=loss,

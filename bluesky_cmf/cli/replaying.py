@@ -14,6 +14,7 @@ from ..catalogs import Catalog, CatalogWriter, open_catalog
 from ..documents import AnalysisReader, independents, is_analysis
 from ..errors import DataKeyError, InputError, PatternError
 from ..figure import LiveNMFPlot
+from ..frames import Integrator
 from ..phases import Phase
 from ..preprocess import Preprocess
 from ..sources import replay
@@ -40,6 +41,11 @@ class Replay:
     stream: str
     normalize: Any
     roi: tuple[float, float] | None
+    negative: Any
+    poni: Path | None
+    mask: Path | None
+    unit: str
+    points: int
     session: bool
     seed: int
     loss: str
@@ -110,14 +116,18 @@ def _play(catalog: Catalog, uid: str, raw: "_RawRuns", live: LiveNMF, options: R
 
 
 def _live(options: Replay) -> LiveNMF:
+    signed = options.negative != "reject"
     return LiveNMF(
         options.pattern,
         x=options.x,
         independent=options.independent or None,
         stream=options.stream,
         n_components=options.components,
-        phases=[Phase.from_file(path) for path in options.phases],
-        preprocess=Preprocess(roi=options.roi, normalize=options.normalize),
+        phases=[Phase.from_file(path, signed=signed) for path in options.phases],
+        preprocess=Preprocess(
+            roi=options.roi, normalize=options.normalize, negative=options.negative
+        ),
+        integrator=_integrator(options),
         scope="session" if options.session else "run",
         seed=options.seed,
         loss=options.loss,
@@ -125,6 +135,14 @@ def _live(options: Replay) -> LiveNMF:
         # A run that is followed is fitted while it is waited for.
         background=options.follow,
     )
+
+
+def _integrator(options: Replay) -> Integrator | None:
+    if options.poni is None:
+        if options.mask is not None:
+            raise InputError("--mask: frames are integrated only with the geometry (--poni)")
+        return None
+    return Integrator(options.poni, mask=options.mask, unit=options.unit, n_points=options.points)
 
 
 class _RawRuns:
