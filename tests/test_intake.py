@@ -483,3 +483,33 @@ def test_bad_arguments_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         LiveNMF("chi_I", **options)
     assert issubclass(InputError, CMFError)
+
+
+@pytest.mark.parametrize("join", [{}, {"join_method": "stack"}])
+def test_frames_in_one_file_each_are_read(tmp_path: Path, join: dict[str, Any]) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    run = event_model.compose_run()
+    shape = [1, *FRAMES.shape[1:]]
+    key = {"source": "", "dtype": "array", "shape": shape, "dtype_numpy": "<u2"}
+    stream = run.compose_descriptor(
+        name="primary", data_keys={"det": {**key, "external": "STREAM:"}}
+    )
+    place = {
+        "uid": "tiff-files",
+        "run_start": run.start_doc["uid"],
+        "data_key": "det",
+        "mimetype": "multipart/related;type=image/tiff",
+        "uri": f"file://localhost{tmp_path}/",
+        "parameters": {"chunk_shape": shape, "template": "img_{:06d}.tif", **join},
+    }
+    documents: list[tuple[str, Any]] = [("start", run.start_doc)]
+    documents += [("descriptor", stream.descriptor_doc), ("stream_resource", place)]
+    for n, frame in enumerate(FRAMES):
+        tifffile.imwrite(tmp_path / f"img_{n:06d}.tif", frame)
+        datum = {"stream_resource": "tiff-files", "uid": f"tiff-files/{n}"}
+        datum |= {"descriptor": stream.descriptor_doc["uid"]}
+        datum |= {"indices": {"start": n, "stop": n + 1}}
+        documents.append(("stream_datum", datum | {"seq_nums": {"start": n + 1, "stop": n + 2}}))
+    live, _, patterns = sent([*documents, ("stop", run.compose_stop())], integrator=Columns())
+    assert live.error is None
+    np.testing.assert_array_equal(patterns, FRAMES.sum(axis=1))
