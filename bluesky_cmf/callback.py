@@ -1,74 +1,35 @@
 """`LiveNMF`: the callback between a RunEngine and whoever wants to know."""
 
-import itertools
 import logging
 import os
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy.typing as npt
 import torch
 
-from .dataset import Dataset
+from .datasets import Datasets, Item, Reset
 from .documents import Emit
 from .emitter import Emitter
-from .errors import DataKeyError, InputError
-from .intake import (
-    Arrival,
-    Closed,
-    Files,
-    Handlers,
-    Intake,
-    Opened,
-    Refused,
-    as_handlers,
-    as_source,
-    is_dark,
-)
+from .errors import InputError
+from .intake import Files, Handlers, Intake, as_handlers, as_source, is_dark
 from .nmf.kernels import warm_up
 from .nmf.numerics import beta_of, check_numerics
 from .nmf.results import FitResult
 from .phases import Phase
 from .preprocess import Preprocess
-from .recipe import (
-    Change,
-    Component,
-    FrameIntegrator,
-    Pattern,
-    Recipe,
-    held_pattern,
-    known_and_free,
-)
+from .recipe import Component, FrameIntegrator, Pattern, Recipe, held_pattern, known_and_free
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of idle time spent at once on a better fit; a pattern interrupts it.
-_IDLE_SECONDS = 0.05
 #: Seconds after which a thread that runs Python code has to let another one go on.
 _SWITCH_SECONDS = 0.0005
-
-
-@dataclass(frozen=True)
-class _Changed:
-    """The user has changed a constraint of the latest dataset."""
-
-    change: Change
-
-
-@dataclass(frozen=True)
-class _Reset:
-    """The user has asked for a new beginning."""
-
-
-_Item = Opened | Arrival | Refused | Closed | _Changed | _Reset
 
 
 class LiveNMF:
@@ -186,8 +147,6 @@ class LiveNMF:
         )
         #: Several RunEngines may call at the same time.
         self._taking = threading.Lock()
-        self._scope = scope
-        self._components = known_and_free(phases, n_components)
         metadata = {
             "pattern": pattern,
             "x": x if isinstance(x, str) else None if x is None else "array",
@@ -196,26 +155,28 @@ class LiveNMF:
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
         beta = beta_of(loss)
-        self._recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata)
-        # What the user sees of the latest dataset's components; changes are checked against it.
-        self._current = self._components
-        self._lock = threading.RLock()
-        self._datasets: dict[str, Dataset] = {}
-        self._starts: dict[str, Mapping[str, Any]] = {}
-        self._latest: Dataset | None = None
-        self._result: FitResult | None = None
-        self._arrived: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
-        self._error: Exception | None = None
+        recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata)
         self._closed = self._refusing = False
         self._exit_registered = False
         if background:
             _put_the_scan_first(beta)
         self._emitter = Emitter(background=background)
-        self._worker: Worker[_Item] | Inline[_Item] = (
-            Worker(self._handle, name="bluesky_cmf fit", idle=self._idle, prepare=_leave_a_core)
+        self._datasets = Datasets(
+            recipe,
+            known_and_free(phases, n_components),
+            session=scope == "session",
+            emit=self._emitter,
+        )
+        self._background = background
+        self._worker: Worker[Item] | Inline[Item] = (
+            Worker(
+                self._datasets.handle,
+                name="bluesky_cmf fit",
+                idle=self._idle,
+                prepare=_leave_a_core,
+            )
             if background
-            else Inline(self._handle)
+            else Inline(self._datasets.handle)
         )
 
     # --- documents in ----------------------------------------------------------------------
@@ -252,13 +213,12 @@ class LiveNMF:
     @property
     def result(self) -> FitResult | None:
         """The latest fit; it stays after the end, until the next dataset has one."""
-        latest = self._latest
-        return self._result if latest is None or latest.result is None else latest.result
+        return self._datasets.result
 
     @property
     def error(self) -> Exception | None:
         """The last thing that went wrong, None where nothing has."""
-        return self._error
+        return self._datasets.error
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all that was received is fitted and published.
@@ -272,7 +232,8 @@ class LiveNMF:
         -------
         bool
             True once every pattern received is fitted and emitted and the analysis run of every
-            stopped run is closed; False at the timeout.
+            stopped run is closed; False at the timeout. An event whose file, or whose frame, was
+            not named yet is received when it is.
         """
         left = remaining(timeout)
         return self._worker.wait(left()) and self._emitter.wait(left())
@@ -302,7 +263,7 @@ class LiveNMF:
         """
         held = self._shape(name) if pattern is None else held_pattern(pattern)
         self._check_length(name, held)
-        self._change("fix", Component(name, True, held))
+        self._datasets.plan("fix", Component(name, True, held), self._put)
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held.
@@ -312,7 +273,7 @@ class LiveNMF:
         ComponentError
             Where no component has this name.
         """
-        self._change("release", Component(name))
+        self._datasets.plan("release", Component(name), self._put)
 
     def add_component(
         self, name: str | None = None, pattern: Pattern | None = None, fixed: bool = False
@@ -337,14 +298,11 @@ class LiveNMF:
             raise InputError(f"name: expected a name for the component, got {name!r}")
         if fixed and pattern is None:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
-        with self._lock:
-            taken = {component.name for component in self._current}
-            unknown = (f"unknown {number}" for number in itertools.count(1))
-            chosen = name or next(label for label in unknown if label not in taken)
-            values = held_pattern(pattern)
-            self._check_length(chosen, values)
-            self._change("add", Component(chosen, fixed, values))
-        return chosen
+        values = held_pattern(pattern)
+        self._check_length(name or "unknown", values)
+        return self._datasets.plan_addition(
+            name, lambda chosen: Component(chosen, fixed, values), self._put
+        )
 
     def remove_component(self, name: str) -> None:
         """Take a component out; the analysis run is closed and continued by another one.
@@ -356,7 +314,7 @@ class LiveNMF:
         InputError
             Where it is the last one.
         """
-        self._change("remove", Component(name))
+        self._datasets.plan("remove", Component(name), self._put)
 
     # --- end -------------------------------------------------------------------------------
 
@@ -365,8 +323,8 @@ class LiveNMF:
 
         A session ends with success; a run that has not stopped ends with ``abort``.
         """
-        self._begin_anew()
-        self._error = None
+        self._put(Reset())
+        self._datasets.error = None
         with self._taking:
             self._intake.forget()
 
@@ -379,158 +337,42 @@ class LiveNMF:
             False where ``timeout`` seconds were not enough.
         """
         if not self._closed:
-            self._begin_anew()
+            self._take_in(self._intake.rest, "what waited for files could not be taken")
+            self._put(Reset())
         self._closed = True
         left = remaining(timeout)
         return self._worker.close(left()) and self._emitter.close(left())
 
-    # --- in the worker's thread ------------------------------------------------------------
-
-    def _handle(self, items: list[_Item]) -> None:
-        """Handle items in order; patterns of one dataset that follow each other go together."""
-        gathered: dict[str, list[Arrival]] = {}
-        for item in items:
-            if isinstance(item, Arrival):
-                gathered.setdefault(self._scope_key(item.run), []).append(item)
-            else:
-                self._take(gathered)
-                self._guard(item)
-        self._take(gathered)
-
-    def _take(self, gathered: dict[str, list[Arrival]]) -> None:
-        for key, arrivals in gathered.items():
-            dataset = self._dataset(key, arrivals[0].run)
-            self._taken[key] += len(arrivals)
-            try:
-                dataset.take(arrivals, lag=partial(self._lag, key))
-            except Exception as error:
-                dataset.note(error)
-            self._note(dataset)
-        gathered.clear()
-
-    def _lag(self, key: str) -> int:
-        """Count the patterns of a dataset that have arrived and are not taken yet."""
-        return self._arrived[key] - self._taken[key]
-
-    def _guard(self, item: _Item) -> None:
-        try:
-            self._do(item)
-        except Exception as error:
-            self._fault(error, f"{type(item).__name__.strip('_').lower()} could not be handled")
-
-    def _do(self, item: _Item) -> None:
-        if isinstance(item, Opened):
-            self._starts[item.run] = item.start
-        elif isinstance(item, Refused):
-            self._refuse(item)
-        elif isinstance(item, Closed):
-            self._close_run(item)
-        elif isinstance(item, _Changed):
-            self._apply(item.change)
-        elif isinstance(item, _Reset):
-            for key in list(self._datasets):
-                status = "success" if self._scope == "session" else "abort"
-                reason = "" if self._scope == "session" else "the run was not stopped"
-                self._finish(key, status, reason)
-
-    def _refuse(self, refused: Refused) -> None:
-        key = self._scope_key(refused.run)
-        if refused.skipped:
-            # In a session it is told why the pattern is not there; alone it is nobody's.
-            if key in self._datasets:
-                self._datasets[key].refuse(refused)
-            return
-        if self._scope == "session" and isinstance(refused.error, DataKeyError):
-            # Another kind of scan between those of the session.
-            self._fault(refused.error, f"run {refused.run[:8]}")
-            return
-        dataset = self._dataset(key, refused.run)
-        dataset.refuse(refused)
-        self._note(dataset)
-
-    def _close_run(self, closed: Closed) -> None:
-        self._starts.pop(closed.run, None)
-        if self._scope == "run":
-            self._finish(closed.run, closed.exit_status, closed.reason)
-
-    def _finish(self, key: str, exit_status: str, reason: str) -> None:
-        dataset = self._datasets.get(key)
-        if dataset is None:
-            return
-        try:
-            dataset.finish(exit_status, reason)
-        except Exception as error:
-            dataset.note(error)
-        del self._datasets[key]
-        self._arrived.pop(key, None)
-        self._taken.pop(key, None)
-        self._note(dataset)
-        if dataset is self._latest:
-            with self._lock:
-                other = self._open_dataset()
-                self._current = self._components if other is None else other.components
-
-    def _apply(self, change: Change) -> None:
-        dataset = self._open_dataset()
-        if dataset is None:
-            with self._lock:
-                self._components = change.apply(self._components, shaped=False)
-                self._current = self._components
-            return
-        try:
-            dataset.change(change)
-        except Exception as error:
-            dataset.note(error)
-            with self._lock:
-                self._current = dataset.components
-        self._note(dataset)
-
-    def _idle(self) -> bool:
-        dataset, worker = self._open_dataset(), self._worker
-        if dataset is None:
-            return False
-        return dataset.improve(_IDLE_SECONDS, interrupted=lambda: len(worker) > 0)
-
-    def _dataset(self, key: str, run: str) -> Dataset:
-        if key not in self._datasets:
-            start = self._starts[run]
-            lazy = self._scope == "session"
-            dataset = Dataset(self._recipe, self._components, start, self._emitter, lazy)
-            self._datasets[key] = dataset
-        self._latest = self._datasets[key]
-        return self._latest
-
-    def _open_dataset(self) -> Dataset | None:
-        """Give the latest dataset while it is open, else the newest that is."""
-        newest = [*self._datasets.values()]
-        return self._latest if self._latest in newest else newest[-1] if newest else None
-
-    def _scope_key(self, run: str) -> str:
-        return run if self._scope == "run" else "session"
-
     # --- details ---------------------------------------------------------------------------
 
-    def _begin_anew(self) -> None:
-        self._take_in(self._intake.rest, "what waited for files could not be taken")
-        self._put(_Reset())
-
-    def _take_in(self, take: Callable[[], Iterable[_Item]], failure: str) -> None:
-        items: list[_Item] = []
-        try:
-            with self._taking:
+    def _take_in(self, take: Callable[[], Iterable[Item]], failure: str) -> None:
+        """Put what documents hold in line; one thread after the other where several call."""
+        items: list[Item] = []
+        with self._taking:
+            try:
                 # What comes before an error is kept.
                 items.extend(take())
-        except Exception as error:
-            self._fault(error, failure)
-        try:
-            for item in items:
-                if isinstance(item, Arrival):
-                    self._arrived[self._scope_key(item.run)] += 1
-                self._put(item)
-        except Exception as error:
-            self._fault(error, failure)
+            except Exception as error:
+                self._datasets.fault(error, failure)
+            if self._background:
+                self._put_all(items)
+        if not self._background:
+            # It is fitted here and now: nobody else need wait for that.
+            self._put_all(items)
 
-    def _put(self, item: _Item) -> None:
+    def _put_all(self, items: list[Item]) -> None:
+        for item in items:
+            try:
+                self._datasets.expect(item)
+                self._put(item)
+            except Exception as error:
+                self._datasets.fault(error, "what a document holds could not be taken")
+
+    def _idle(self) -> bool:
+        worker = self._worker
+        return self._datasets.improve(lambda: len(worker) > 0)
+
+    def _put(self, item: Item) -> None:
         if not self._exit_registered:
             # Not before the first document: whoever was set up until then (a catalog, a server)
             # is closed after this one.
@@ -540,23 +382,16 @@ class LiveNMF:
             self._refusing = True
             logger.warning("LiveNMF is closed: what comes now is passed over")
 
-    def _change(self, action: str, component: Component) -> None:
-        change = Change(action, component)
-        with self._lock:
-            dataset = self._open_dataset()
-            self._current = change.apply(self._current, shaped=dataset is not None)
-            self._put(_Changed(change))
-
     def _shape(self, name: str) -> npt.NDArray[Any] | None:
         """Give the shape that a component has now, before anything else is done with it."""
-        result = self._open_result()
+        result = self._datasets.open_result
         if result is None or name not in result.names:
             return None
         shape = result.components[result.names.index(name)]
         return shape if shape.any() else None
 
     def _check_length(self, name: str, pattern: Phase | npt.NDArray[Any] | None) -> None:
-        result = self._open_result()
+        result = self._datasets.open_result
         if result is None or pattern is None or isinstance(pattern, Phase):
             return
         expected = result.components.shape[1]
@@ -565,21 +400,6 @@ class LiveNMF:
                 f"pattern: expected a Phase or the {expected} points that are fitted for "
                 f"component {name!r}, got {len(pattern)}"
             )
-
-    def _open_result(self) -> FitResult | None:
-        dataset = self._open_dataset()
-        return None if dataset is None else dataset.result
-
-    def _note(self, dataset: Dataset) -> None:
-        if dataset.error is not None:
-            self._error = dataset.error
-        if dataset.result is not None:
-            self._result = dataset.result
-
-    def _fault(self, error: Exception, what: str) -> None:
-        if repr(error) != repr(self._error):
-            logger.error("%s: %s", what, error, exc_info=error)
-        self._error = error
 
 
 def _check_signs(phases: Sequence[Phase], preprocess: Preprocess) -> None:

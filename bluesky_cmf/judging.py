@@ -56,7 +56,7 @@ def pattern_of(values: Array, x: Array | None, integrate: Integrate | None) -> t
 
 
 def _frame(values: Array) -> Array:
-    """Give the one frame of an event, or the mean of several."""
+    """Give the one frame of an event, or the mean of several that a handler gave at once."""
     if values.ndim < 2:
         raise PatternError(f"expected a frame of shape (rows, columns), got shape {values.shape}")
     frames = values.reshape(-1, *values.shape[-2:])

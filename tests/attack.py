@@ -88,7 +88,7 @@ actions = st.sampled_from(
     ["event"] * 12
     + ["page"] * 3
     + ["again", "descriptor", "other stream", "stop", "start", "rewind", "garbage", "early event"]
-    + ["datum event", "change", *["frames"] * 4]
+    + ["datum event", "change", *["frames"] * 4, "reset"]
 )
 garbage = st.sampled_from(
     [
@@ -142,8 +142,9 @@ class _Run:
 class _InFiles:
     """A descriptor whose patterns are in a file; with events beside it, or without."""
 
-    resource: str
+    resource: dict[str, Any]
     has_events: bool
+    named: bool = False
     next_index: int = 0
     frames: Counter[int] = field(default_factory=Counter)
     events: Counter[int] = field(default_factory=Counter)
@@ -153,6 +154,8 @@ class _InFiles:
         """A frame and an event of one number are a pattern; so is each of them alone."""
         if not self.has_events:
             return self.frames.total()
+        if not self.named:
+            return self.events.total()
         return (self.frames | self.events).total()
 
 
@@ -206,6 +209,8 @@ class _Stream:
             self.datum_event(run)
         elif action == "frames":
             self.frames(run)
+        elif action == "reset":
+            self.send("reset", {})
         else:
             self.measure(run)
 
@@ -302,7 +307,7 @@ class _Stream:
         uid, known = list(run.in_files.items())[-1]
         n = self.draw(st.integers(0, 3))
         first = self.draw(st.sampled_from([known.next_index + 1] * 4 + [1]))
-        datum = {"stream_resource": known.resource, "uid": self.uid(), "descriptor": uid}
+        datum = {"stream_resource": known.resource["uid"], "uid": self.uid(), "descriptor": uid}
         datum["indices"] = {"start": known.next_index, "stop": known.next_index + n}
         datum["seq_nums"] = {"start": first, "stop": first + n}
         known.next_index += n
@@ -315,6 +320,8 @@ class _Stream:
         mixed = [("stream_datum", datum), *(("event", event) for event in events)]
         for name, doc in mixed if self.draw(st.booleans()) else reversed(mixed):
             self.send(name, doc)
+        if not known.named and self.draw(st.booleans()):
+            self.name(run, known)
         if not run.stopped:
             known.frames.update(range(first, first + n))
             known.events.update(event["seq_num"] for event in events)
@@ -330,9 +337,16 @@ class _Stream:
         self.send("descriptor", doc)
         place = {"mimetype": "application/x-hdf5", "uri": f"file://localhost{frames_file()}"}
         named = {"uid": resource, "run_start": run.uid, "data_key": "chi_I", **place}
-        self.send("stream_resource", {**named, "parameters": {"dataset": "/frames"}})
         if not run.stopped:
-            run.in_files[uid] = _InFiles(resource, has_events)
+            known = _InFiles({**named, "parameters": {"dataset": "/frames"}}, has_events)
+            run.in_files[uid] = known
+            if self.draw(st.integers(0, 2)):
+                self.name(run, known)
+
+    def name(self, run: _Run, known: _InFiles) -> None:
+        """Say where frames are; perhaps only after them."""
+        self.send("stream_resource", known.resource)
+        known.named = known.named or not run.stopped
 
     def account(self, run: _Run, descriptor: str) -> None:
         told = run.descriptors.get(descriptor)
@@ -411,7 +425,10 @@ def hold(
     out = Collector()  # validates every document
     live.subscribe(out)
     for name, doc in documents:
-        live(name, doc)
+        if name == "reset":
+            live.reset()
+        else:
+            live(name, doc)
     assert live.close(60)
     counts, temperatures = _counts(out)
     assert {run: n for run, n in expected.items() if n} == dict(counts)

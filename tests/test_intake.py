@@ -144,16 +144,7 @@ def test_frames_of_a_paused_and_rewound_plan_are_all_kept(tmp_path: Path) -> Non
             rewound += [("stream_datum", again), ("event", {**doc, "uid": str(uuid.uuid4())})]
     _live, out, patterns = sent(rewound)
     np.testing.assert_array_equal(patterns, PATTERNS[[0, 1, 2, 2]])
-    assert (
-        reasons(out) == [f"the event {list(documents_frames(documents))[2]} came before"]
-        or len(out.events("primary")) == 4
-    )
-
-
-def documents_frames(documents: Any) -> Any:
-    for name, doc in documents:
-        if name == "stream_datum":
-            yield f"{doc['stream_resource']}/{doc['indices']['start']}"
+    assert out.data("primary")["source_seq_num"].tolist() == [1, 2, 2, 3] and not reasons(out)
 
 
 def test_a_frame_without_event_and_an_event_without_frame_are_accounted_for(
@@ -513,3 +504,84 @@ def test_frames_in_one_file_each_are_read(tmp_path: Path, join: dict[str, Any]) 
     live, _, patterns = sent([*documents, ("stop", run.compose_stop())], integrator=Columns())
     assert live.error is None
     np.testing.assert_array_equal(patterns, FRAMES.sum(axis=1))
+
+
+def test_a_frame_waits_for_the_name_of_its_file(tmp_path: Path) -> None:
+    documents = streams.documents_of_arrays(PATTERNS, tmp_path, flying=True)
+    resource = next(item for item in documents if item[0] == "stream_resource")
+    others = [item for item in documents if item is not resource]
+    live, _, patterns = sent([*others[:-1], resource, others[-1]])
+    assert live.error is None
+    np.testing.assert_array_equal(patterns, PATTERNS)
+    _, out, patterns = sent(others)
+    assert patterns == [] and len(reasons(out)) == len(PATTERNS)
+    assert "in a file that no document names" in reasons(out)[0]
+
+
+def test_a_file_whose_description_makes_no_sense_costs_its_frames_alone(tmp_path: Path) -> None:
+    documents = streams.documents_of_arrays(PATTERNS[:3], tmp_path, flying=True)
+    broken = [
+        (name, {**doc, "parameters": {}} if name == "stream_resource" else doc)
+        for name, doc in documents
+    ]
+    _, out, _ = sent(broken)
+    assert len(reasons(out)) == 3 and "cannot be read: KeyError" in reasons(out)[0]
+
+
+def test_files_are_read_as_documents_described_them_before(tmp_path: Path) -> None:
+    old = []
+    for name, new in streams.documents_of_arrays(PATTERNS, tmp_path, flying=True):
+        doc = new
+        if name == "stream_resource":
+            doc = {key: new[key] for key in ("uid", "data_key", "run_start")}
+            doc |= {"spec": "AD_HDF5_SWMR_SLICE", "root": str(tmp_path), "resource_path": "det.h5"}
+            doc |= {"resource_kwargs": {"path": streams.DATASET, "multiplier": 1, "swmr": True}}
+        old.append((name, doc))
+    live, _, patterns = sent(old)
+    assert live.error is None
+    np.testing.assert_array_equal(patterns, PATTERNS)
+
+
+def test_a_folder_is_not_taken_for_another_whose_name_goes_on(tmp_path: Path) -> None:
+    there = tmp_path / "data2"
+    there.mkdir()
+    documents = streams.documents_of_arrays(PATTERNS, there)
+    root_map = {str(tmp_path / "data"): str(tmp_path / "elsewhere")}
+    live, _, patterns = sent(documents, root_map=root_map)
+    assert live.error is None and len(patterns) == len(PATTERNS)
+
+
+def test_an_old_file_that_is_missing_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("event_model.ttime.sleep", slept.append)
+    documents = streams.documents_of_resources(PATTERNS, tmp_path)
+    for file in tmp_path.glob("*.h5"):
+        file.unlink()
+    _, out, _ = sent(documents, "det_image")
+    assert len(reasons(out)) == len(PATTERNS)
+    assert len([seconds for seconds in slept if seconds]) <= 6
+
+
+def test_a_reset_in_the_middle_counts_no_pattern_twice(tmp_path: Path) -> None:
+    documents = streams.documents_of_arrays(PATTERNS, tmp_path, motor=lambda: SynAxis(name="motor"))
+    datum = next(n for n, (name, _) in enumerate(documents) if name == "stream_datum")
+    live, out, _ = sent(documents[: datum + 1])
+    live.reset()
+    for name, doc in documents[datum + 1 :]:
+        live(name, doc)
+    assert len(out.events("primary")) == len(PATTERNS) and not out.events("rejected")
+
+
+def test_the_lag_of_a_session_is_never_negative() -> None:
+    live = LiveNMF("chi_I", x="chi_Q", n_components=2, scope="session")
+    out = Collector()
+    live.subscribe(out)
+    for _ in range(4):
+        for name, doc in run_documents(np.tile(PATTERNS, (10, 1)), x=X):
+            live(name, doc)
+        live.reset()
+    assert live.close(60)
+    lags = out.data("primary")["lag"]
+    assert len(lags) == 240 and lags.min() >= 0

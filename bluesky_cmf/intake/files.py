@@ -4,6 +4,7 @@ Notes are taken in the thread that documents come from; files are read in the fi
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ Handlers = Mapping[str, Callable[..., Any]]
 _HANDLERS = "databroker.handlers"
 #: Seconds between attempts to read what documents name before the file system shows it.
 _PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+#: The most handlers, which may keep their files open.
+_MOST_OPEN = 8
 #: The most that is read at once.
 _BLOCK_BYTES = 32 * 2**20
 
@@ -49,7 +52,7 @@ class Files:
         self._root_map = root_map
         self._resources: dict[str, Doc] = {}
         self._datums: dict[str, Doc] = {}
-        self._frames: dict[str, tuple[str, Doc]] = {}
+        self._frames: dict[str, Doc] = {}
         self._opened: dict[tuple[str, str], _FrameFile] = {}
 
     def resource(self, doc: Doc) -> None:
@@ -67,7 +70,7 @@ class Files:
 
     def stream_resource(self, doc: Doc) -> None:
         """Note a file of a whole stream."""
-        self._frames[doc["uid"]] = (str(doc.get("run_start", "")), doc)
+        self._frames[doc["uid"]] = doc
 
     def value(self, datum_id: Any, key: str) -> "_DatumValue | None":
         """Refer to the value of a datum; None where it, or its resource, has not come yet."""
@@ -80,14 +83,14 @@ class Files:
     def data_key(self, stream_resource: str) -> str | None:
         """Name the data key whose values a file of a stream holds."""
         known = self._frames.get(stream_resource)
-        return None if known is None else str(known[1]["data_key"])
+        return None if known is None else str(known["data_key"])
 
     def frames(self, doc: Doc, descriptor: Doc) -> Iterator["_FrameValue"]:
         """Refer to the values that a stream datum announces, one an event."""
         uid = doc["stream_resource"]
         key = (uid, str(descriptor["uid"]))
         if key not in self._opened:
-            self._opened[key] = _FrameFile(self._frames[uid][1], descriptor, self._root_map)
+            self._opened[key] = _FrameFile(self._frames[uid], descriptor, self._root_map)
         file = self._opened[key]
         first, stop = int(doc["indices"]["start"]), int(doc["indices"]["stop"])
         file.announce(stop)
@@ -99,11 +102,11 @@ class Files:
 
         Values that are still referred to stay readable. Resources of old files name no run.
         """
-        gone = {uid for uid, (owner, _) in self._frames.items() if owner == run}
-        self._frames = {uid: known for uid, known in self._frames.items() if uid not in gone}
+        owners = {run, None, ""} if last else {run}
+        gone = {u for u, doc in self._frames.items() if doc.get("run_start") in owners}
+        self._frames = {u: doc for u, doc in self._frames.items() if u not in gone}
         self._opened = {key: file for key, file in self._opened.items() if key[0] not in gone}
-        owners = {run, None} if last else {run}
-        old = {uid for uid, doc in self._resources.items() if doc.get("run_start") in owners}
+        old = {u for u, doc in self._resources.items() if doc.get("run_start") in owners}
         if old:
             self._datums = {i: d for i, d in self._datums.items() if d["resource"] not in old}
             self._resources = {u: d for u, d in self._resources.items() if u not in old}
@@ -113,21 +116,35 @@ class _DatumReader:
     """Reads datums through `event_model.Filler`, with the handlers that are installed."""
 
     def __init__(self, handlers: Handlers, root_map: Mapping[str, str]) -> None:
-        self._handlers = dict(handlers)
+        self._handlers, self._root_map = dict(handlers), root_map
         self._cache: dict[Any, Any] = {}
         self._datums: dict[str, Doc] = {}
+        self._resources: dict[str, Doc] = {}
+        #: Resources that could not be read: the next values of theirs are not waited for.
+        self._failed: set[str] = set()
         self._filler = Filler(
             {},
-            root_map=dict(root_map),
             inplace=True,
             handler_cache=self._cache,
             datum_cache=self._datums,
+            resource_cache=self._resources,
             retry_intervals=list(_PAUSES),
         )
         self._filler("descriptor", {"uid": "", "data_keys": {}, "name": "", "run_start": ""})
 
     def read(self, resource: Doc, datum: Doc) -> Any:
         self._know(str(resource["spec"]))
+        uid = str(resource["uid"])
+        self._filler.retry_intervals = [] if uid in self._failed else list(_PAUSES)
+        try:
+            value = self._read(resource, datum)
+        except Exception:
+            self._failed.add(uid)
+            raise
+        self._failed.discard(uid)
+        return value
+
+    def _read(self, resource: Doc, datum: Doc) -> Any:
         try:
             return self._fill(resource, datum)
         except Exception:
@@ -144,12 +161,17 @@ class _DatumReader:
             "data": {"value": datum["datum_id"]},
             "filled": {"value": False},
         }
-        self._filler.resource(dict(resource))
+        path = os.path.join(resource.get("root") or "", resource["resource_path"])
+        here = {"root": "", "resource_path": _mapped_path(path, self._root_map)}
+        self._filler.resource({**resource, **here})
         self._filler.datum(dict(datum))
         try:
             return self._filler.fill_event(event, include=["value"])["data"]["value"]
         finally:
             self._datums.clear()
+            self._resources.clear()
+            while len(self._cache) > _MOST_OPEN:
+                _close(self._cache.pop(next(iter(self._cache))))
 
     def _know(self, spec: str) -> None:
         if spec in self._filler.handler_registry:
@@ -192,13 +214,11 @@ class _FrameFile:
     """A file, or a series of files, that holds the values of one data key of a stream."""
 
     def __init__(self, resource: Doc, descriptor: Doc, root_map: Mapping[str, str]) -> None:
-        self._resource = {**resource, "uri": _mapped(str(resource["uri"]), root_map)}
-        self._descriptor = descriptor
+        self._resource, self._descriptor, self._root_map = resource, descriptor, root_map
         self._announced = 0
         self._first, self._block = 0, np.empty(0)
         self._gave_up = False
-        hdf5 = resource.get("mimetype") == "application/x-hdf5"
-        self._rows = _Hdf5Rows(self._resource) if hdf5 else _OtherRows(self._resource, descriptor)
+        self._rows: _Hdf5Rows | _OtherRows | None = None
 
     def announce(self, stop: int) -> None:
         """Say how many values there are by now."""
@@ -219,9 +239,11 @@ class _FrameFile:
         pauses = iter(() if self._gave_up else _PAUSES)
         while True:
             try:
+                self._rows = self._rows or self._opened()
                 block = self._rows.read(index, self._announced, self._declared)
                 if not len(block):
                     raise EOFError("the file ends before it")
+                self._gave_up = False
                 return block
             except Exception as error:
                 pause = next(pauses, None)
@@ -230,30 +252,45 @@ class _FrameFile:
                     self._gave_up = True
                     raise PatternError(
                         f"{self._resource['data_key']!r}: frame {index} of "
-                        f"{self._resource['uri']} cannot be read: {type(error).__name__}: {error}"
+                        f"{_place(self._resource)} cannot be read: {type(error).__name__}: {error}"
                     ) from error
             time.sleep(pause)
+
+    def _opened(self) -> "_Hdf5Rows | _OtherRows":
+        """Find out what kind of file it is; nothing is opened yet."""
+        resource = {**self._resource, "uri": _mapped(_place(self._resource), self._root_map)}
+        if "HDF5" in str(resource.get("mimetype") or resource.get("spec")).upper():
+            return _Hdf5Rows(resource)
+        return _OtherRows(resource, self._descriptor)
+
+
+class _Span:
+    """The rows of an array in a file that are read at once: those of some events."""
+
+    def __init__(self, first: int, stop: int, per_event: int, array: Any) -> None:
+        self.per_event = per_event
+        size = max(1, array.dtype.itemsize * int(np.prod(array.shape[1:])) * per_event)
+        stop = min(stop, array.shape[0] // per_event, first + max(1, _BLOCK_BYTES // size))
+        self.slice = slice(first * per_event, max(first, stop) * per_event)
 
 
 class _Hdf5Rows:
     """The rows of a dataset in an HDF5 file, which may still be written."""
 
     def __init__(self, resource: Doc) -> None:
-        parsed = urlsplit(resource["uri"])
-        self._path = unquote(parsed.path)
-        self._dataset = str(resource["parameters"]["dataset"])
+        self._path = unquote(urlsplit(resource["uri"]).path)
+        # As it is called now, or was before documents had a mimetype.
+        parameters = resource.get("parameters") or resource["resource_kwargs"]
+        self._dataset = str(parameters.get("dataset") or parameters["path"])
 
     def read(self, first: int, stop: int, declared: tuple[int, ...]) -> np.ndarray:
         """Read the values of events from ``first`` on: as many as bear to be read at once."""
         with _hdf5(self._path) as file:
             dataset = file[self._dataset]
             joined = bool(declared) and dataset.ndim == len(declared)
-            per_event = declared[0] if joined else 1
-            size = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:])) * per_event)
-            there = dataset.shape[0] // per_event
-            stop = min(stop, there, first + max(1, _BLOCK_BYTES // size))
-            block: np.ndarray = dataset[first * per_event : max(first, stop) * per_event]
-            return block.reshape(-1, per_event, *block.shape[1:]) if joined else block
+            rows = _Span(first, stop, (declared[0] or 1) if joined else 1, dataset)
+            block: np.ndarray = dataset[rows.slice]
+            return block.reshape(-1, rows.per_event, *block.shape[1:]) if joined else block
 
 
 class _OtherRows:
@@ -268,14 +305,12 @@ class _OtherRows:
         """Read the values of events from ``first`` on: as many as bear to be read at once."""
         consolidator = self._grown(stop)
         adapter = consolidator.init_adapter()
-        shape = adapter.structure().shape
         joined = bool(declared) and consolidator.join_method != "stack"
-        per_event = declared[0] if joined else 1
-        itemsize = adapter.structure().data_type.to_numpy_dtype().itemsize
-        size = max(1, itemsize * int(np.prod(shape[1:])) * per_event)
-        stop = min(stop, first + max(1, _BLOCK_BYTES // size))
-        block = np.asarray(adapter.read(slice=(slice(first * per_event, stop * per_event),)))
-        return block.reshape(-1, per_event, *block.shape[1:]) if joined else block
+        structure = adapter.structure()
+        like = np.broadcast_to(np.zeros((), structure.data_type.to_numpy_dtype()), structure.shape)
+        rows = _Span(first, stop, (declared[0] or 1) if joined else 1, like)
+        block = np.asarray(adapter.read(slice=(rows.slice,)))
+        return block.reshape(-1, rows.per_event, *block.shape[1:]) if joined else block
 
     def _grown(self, stop: int) -> Any:
         """Give the library's view of the files, as many as there are by now."""
@@ -321,14 +356,37 @@ def _hdf5(path: str) -> Iterator[Any]:
         yield file
 
 
+def _close(handler: Any) -> None:
+    """Close the file of a handler, where it has one open."""
+    close = getattr(handler, "close", None)
+    if callable(close):
+        with suppress(Exception):
+            close()
+
+
+def _place(resource: Doc) -> str:
+    """Give the address of a file, also of one from before documents had addresses."""
+    if "uri" in resource:
+        return str(resource["uri"])
+    return f"file://localhost{os.path.join(resource.get('root', '/'), resource['resource_path'])}"
+
+
 def _mapped(uri: str, root_map: Mapping[str, str]) -> str:
     """Put a file's address where this machine has the file."""
     scheme, separator, rest = uri.partition("://")
     host, slash, path = rest.partition("/")
-    for root, here in root_map.items():
-        if separator and (slash + path).startswith(root):
-            return f"{scheme}://{host}{here}{(slash + path)[len(root) :]}"
-    return uri
+    if not separator:
+        return uri
+    return f"{scheme}://{host}{_mapped_path(slash + path, root_map)}"
+
+
+def _mapped_path(path: str, root_map: Mapping[str, str]) -> str:
+    """Put a path where this machine has the file: by the longest folder that it is in."""
+    for root in sorted(root_map, key=len, reverse=True):
+        folder = root.rstrip("/") + "/"
+        if path.startswith(folder):
+            return f"{root_map[root].rstrip('/')}/{path[len(folder) :]}"
+    return path
 
 
 def as_handlers(handlers: Any, root_map: Any) -> tuple[Handlers, Mapping[str, str]]:

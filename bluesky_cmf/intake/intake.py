@@ -25,6 +25,8 @@ Item = Opened | Arrival | Refused | Closed
 
 #: The most events that wait for a datum, and behind one that does.
 _MOST_HELD = 100
+#: The most runs and descriptors of others that are remembered, so as to speak of each once.
+_MOST_STRANGERS = 10_000
 
 
 class Intake:
@@ -67,7 +69,10 @@ class Intake:
         #: what was read there last.
         self._others: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._readings: dict[str, dict[str, float]] = {}
-        self._strangers: set[str] = set()
+        #: Stream datums whose resource has not come yet, by its uid.
+        self._early: dict[str, list[Doc]] = {}
+        #: Runs and descriptors that are known to be none of ours, the oldest first.
+        self._strangers: dict[str, None] = {}
         self._takers: Mapping[str, Callable[[Doc], Iterable[Item]]] = {
             "start": self._start,
             "descriptor": self._descriptor,
@@ -78,7 +83,7 @@ class Intake:
             "datum": self._note(files.datum),
             "datum_page": self._note(files.datum_page),
             "bulk_datum": self._note(lambda doc: files.datum_page(bulk_datum_to_datum_page(doc))),
-            "stream_resource": self._note(files.stream_resource),
+            "stream_resource": self._stream_resource,
             "stream_datum": self._stream_datum,
             "stop": self._stop,
         }
@@ -102,7 +107,7 @@ class Intake:
     def _start(self, doc: Doc) -> Iterator[Item]:
         run = doc["uid"]
         if is_analysis(doc) or run in self._starts:
-            self._strangers.add(run)
+            self._pass_over(run)
             return
         self._starts[run] = doc
         self._seen.setdefault(run, set())
@@ -112,6 +117,11 @@ class Intake:
             logger.info("run %s is passed over, as its start document says", run[:8])
         else:
             yield Opened(run, doc)
+
+    def _pass_over(self, uid: str) -> None:
+        self._strangers[uid] = None
+        if len(self._strangers) > _MOST_STRANGERS:
+            del self._strangers[next(iter(self._strangers))]
 
     def _skips(self, start: Doc) -> bool:
         try:
@@ -123,7 +133,7 @@ class Intake:
     def _stop(self, doc: Doc) -> Iterator[Item]:
         run = doc["run_start"]
         if run not in self._starts:
-            self._strangers.discard(run)
+            self._strangers.pop(run, None)
             return
         streams = {uid: stream for uid, stream in self._streams.items() if stream.run == run}
         if not streams:
@@ -142,6 +152,7 @@ class Intake:
         """Account for what still waits for a file, or for its event."""
         for event in self._held.pop(run, ()):
             yield from self._taken(self._streams[event["descriptor"]], event)
+        yield from self._never_named(run)
         for joining in [j for j in self._joining.values() if j.stream.run == run]:
             yield from self._unjoined(joining)
 
@@ -173,7 +184,8 @@ class Intake:
             if run not in self._strangers:
                 logger.warning("a descriptor of the unknown run %s is passed over", str(run)[:8])
             # Its events are no surprise any more.
-            self._strangers |= {run, doc["uid"]}
+            self._pass_over(run)
+            self._pass_over(doc["uid"])
         elif doc.get("name", "primary") == self.source.stream:
             stream = open_stream(self.source, start, doc, self._readings[run])
             self._streams[doc["uid"]] = stream
@@ -213,7 +225,7 @@ class Intake:
                 if key in doc["data"]:
                     self._readings[run][key] = scalar(doc["data"][key])
         elif uid not in self._strangers:
-            self._strangers.add(uid)
+            self._pass_over(uid)
             logger.warning("an event of the unknown descriptor %s is passed over", str(uid)[:8])
 
     def _page(self, doc: Doc) -> Iterator[Item]:
@@ -353,11 +365,34 @@ class Intake:
         if not events:
             del self._held[run]
 
+    def _stream_resource(self, doc: Doc) -> Iterator[Item]:
+        self._files.stream_resource(doc)
+        for datum in self._early.pop(doc["uid"], ()):
+            yield from self._stream_datum(datum)
+
     def _stream_datum(self, doc: Doc) -> Iterator[Item]:
         joining = self._joining.get(doc["descriptor"])
-        if joining is not None:
-            for row in joining.values(doc, self._files):
-                yield from self._arrived(joining.stream, row)
+        if joining is None:
+            return
+        if self._files.data_key(doc["stream_resource"]) is None:
+            self._early.setdefault(doc["stream_resource"], []).append(doc)
+            return
+        for row in joining.values(doc, self._files):
+            yield from self._arrived(joining.stream, row)
+
+    def _never_named(self, run: str) -> Iterator[Item]:
+        """Account for frames in files that no document has named."""
+        for uid, datums in list(self._early.items()):
+            joining = self._joining.get(datums[0]["descriptor"])
+            if joining is None or joining.stream.run != run:
+                continue
+            del self._early[uid]
+            if joining.stream.has_events:
+                continue  # Their events are accounted for.
+            for datum in datums:
+                for number in range(datum["seq_nums"]["start"], datum["seq_nums"]["stop"]):
+                    error = PatternError(f"its frame is in a file that no document names: {uid!r}")
+                    yield self._refused(joining.stream, int(number), error)
 
 
 def _seq_num(event: Doc) -> int:

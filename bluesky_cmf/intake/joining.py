@@ -47,7 +47,7 @@ class Joining:
     def values(self, doc: Doc, files: Files) -> Iterator[Row]:
         """Take a stream datum; give the rows that it completes."""
         key = files.data_key(doc["stream_resource"])
-        if key is None or key not in self.stream.in_files:
+        if key not in self.stream.in_files:
             return
         numbers, indices = doc["seq_nums"], doc["indices"]
         shift = int(numbers["start"]) - int(indices["start"])

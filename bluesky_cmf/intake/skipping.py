@@ -32,7 +32,7 @@ def is_dark(start: Mapping[str, Any]) -> bool:
     >>> is_dark({"dark_frame": True}), is_dark({"image_type": "Dark"}), is_dark({"sample": "dark"})
     (True, True, False)
     """
-    if any(start.get(key) in (True, 1) for key in _FLAGS):
+    if any(start.get(key) is True or start.get(key) == 1 for key in _FLAGS):
         return True
     named = (re.sub(r"[\s_-]", "", str(start.get(key, ""))).lower() for key in _KINDS)
     return not _NOT_THE_SAMPLE.isdisjoint(named)
