@@ -79,8 +79,11 @@ def test_a_device_that_is_full_from_the_beginning_is_not_used(
         return StreamingNMF(*args, device=device, **kwargs)
 
     monkeypatch.setattr(fitting, "StreamingNMF", full)
-    live = fit()
+    out = Collector()
+    live = fit(out)
     assert live.result.n_patterns == len(PATTERNS)
+    assert len(out.events("faults")) == 1
+    assert out.named("stop")[0]["cmf"]["device"] == "cpu"
 
 
 def test_other_errors_are_not_taken_for_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:

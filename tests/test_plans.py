@@ -160,7 +160,7 @@ def test_a_pause_ends_in_any_way(beamline: Any, end: str, status: str, least: in
 
 
 INTERRUPTED = """
-import os, signal, sys, threading
+import os, signal, sys
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 import bluesky.plans as bp
@@ -171,52 +171,49 @@ import numpy as np
 
 x, H, patterns = mixtures(20)
 live = LiveNMF("chi_I", x="chi_Q", n_components=2)
-counts = dict.fromkeys(("primary", "stop"), 0)
-names = {}
+phase, sent, stops = sys.argv[1], [], []
 
 def out(name, doc):
-    if name == "descriptor":
-        names[doc["uid"]] = doc["name"]
-    elif name == "stop":
-        counts["stop"] += 1
-        print(doc["exit_status"], doc["num_events"]["primary"], flush=True)
+    if name == "stop":
+        stops.append(doc)
+    elif phase == "wait" and name == "start":
+        scanned.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
 
+def count(name, doc):
+    if name == "event":
+        sent.append(doc)
+        if phase == "scan" and len(sent) == 5:
+            # Twice: at once, and not at the next checkpoint.
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+import threading
+scanned = threading.Event()
 live.subscribe(out)
-phase = sys.argv[1]
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
-
-if phase == "scan":
-    RE = RunEngine({}, call_returns_result=False)
-    RE.subscribe(live)
-    count = [0]
-    def twice(name, doc):
-        if name == "event":
-            count[0] += 1
-            if count[0] == 5:
-                interrupt(); interrupt()
-    RE.subscribe(twice)
+RE = RunEngine({}, call_returns_result=False)
+RE.subscribe(live)
+RE.subscribe(count)
+det = Detector(np.tile(patterns, (50, 1)), x)
+interrupted = False
+try:
+    RE(bp.scan([det], SynAxis(name="m"), 0, 1, 900 if phase == "scan" else 20))
+except RunEngineInterrupted:
+    interrupted = True
+    RE.abort()
+scanned.set()
+while not stops:
     try:
-        RE(bp.scan([Detector(np.tile(patterns, (50, 1)), x)], SynAxis(name="m"), 0, 1, 900))
-    except RunEngineInterrupted:
-        print("paused", flush=True)
-        RE.abort()
-elif phase == "wait":
-    RE = RunEngine({}, call_returns_result=False)
-    RE.subscribe(live)
-    live.subscribe(lambda name, doc: name == "event" and interrupt() if not counts["stop"] else 0)
-    RE(bp.scan([Detector(np.tile(patterns, (50, 1)), x)], SynAxis(name="m"), 0, 1, 20))
-    try:
-        while live.wait(1) is not None and not counts["stop"]:
-            pass
+        live.wait(60)
     except KeyboardInterrupt:
-        print("interrupted", flush=True)
+        interrupted = True
+stop, = stops
+print(interrupted, stop["exit_status"], len(sent), stop["num_events"]["primary"], flush=True)
 """
 
 
-@pytest.mark.parametrize("phase", ["scan", "wait"])
-def test_an_interrupt_by_the_keyboard_costs_no_pattern(phase: str) -> None:
+@pytest.mark.parametrize(("phase", "status"), [("scan", "abort"), ("wait", "success")])
+def test_an_interrupt_by_the_keyboard_costs_no_pattern(phase: str, status: str) -> None:
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, phase],
@@ -226,9 +223,10 @@ def test_an_interrupt_by_the_keyboard_costs_no_pattern(phase: str) -> None:
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
-    last = done.stdout.splitlines()[-1].split()
-    assert last[0] in ("abort", "success"), done.stdout + done.stderr
-    assert int(last[1]) >= 5
+    assert done.returncode == 0, done.stdout + done.stderr
+    interrupted, found, sent, published = done.stdout.splitlines()[-1].split()
+    assert (interrupted, found) == ("True", status)
+    assert sent == published and int(sent) >= 5
 
 
 LEAVING = """

@@ -31,9 +31,9 @@ def main() -> None:
     reader, seen = AnalysisReader(), threading.Event()
     live.subscribe(reader)
     live.subscribe(lambda name, doc: seen.set() if name == "stop" else None)
-    seconds, late = np.zeros(options.events), np.zeros(options.events)
+    seconds = np.zeros(options.events)
     peak_lag, before = 0, memory()
-    scan = threading.Thread(target=feed, args=(live, documents, options.rate, seconds, late))
+    scan = threading.Thread(target=feed, args=(live, documents, options.rate, seconds))
     started = time.perf_counter()
     scan.start()
     while scan.is_alive():
@@ -84,9 +84,7 @@ class Documents:
         )
 
 
-def feed(
-    live: LiveNMF, documents: Documents, rate: float, seconds: np.ndarray, late: np.ndarray
-) -> None:
+def feed(live: LiveNMF, documents: Documents, rate: float, seconds: np.ndarray) -> None:
     live("start", documents.bundle.start_doc)
     live("descriptor", documents.stream.descriptor_doc)
     began = time.perf_counter()
