@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 # Options for what a target runs, for example: make demo ARGS="--exposure 0.05"
 ARGS ?=
 
-.PHONY: help venv demo test lint format bench clean
+.PHONY: help venv demo test attack load lint format bench clean
 
 help:
 	@echo "make demo    a simulated heating ramp, decomposed live, stored and drawn"
 	@echo "make test    the whole test suite"
+	@echo "make attack  20,000 document streams as no beamline should send them (a quarter of an hour)"
+	@echo "make load    100,000 events, a server that is killed, processes that are killed"
 	@echo "make lint    style, types and the direction of imports"
 	@echo "make format  lay the code out as lint wants it"
 	@echo "make bench   speed, side by side with peers"
@@ -23,6 +25,14 @@ demo: $(VENV)/test.stamp
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(ARGS)
+
+attack: $(VENV)/test.stamp
+	$(BIN)/python -m tests.attack $(ARGS)
+
+load: $(VENV)/test.stamp
+	$(BIN)/python -m tests.benchmarks.load
+	$(BIN)/python -m tests.benchmarks.outage
+	$(BIN)/python -m tests.benchmarks.crash
 
 bench: $(VENV)/test.stamp $(VENV)/bench.stamp
 	$(BIN)/python -m tests.benchmarks $(ARGS)
