@@ -155,7 +155,12 @@ class Dataset:
 
     def _append(self, arrival: Arrival) -> None:
         loaded = arrival.loaded()
-        x, y = pattern_of(loaded.pattern, loaded.x, self.recipe.integrator)
+        x, y = pattern_of(
+            loaded.pattern,
+            loaded.x,
+            integrate=self.recipe.integrator,
+            collections=loaded.collections,
+        )
         model = self._model
         if model is None:
             given = loaded.x is not None or self.recipe.integrator is not None

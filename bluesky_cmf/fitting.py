@@ -52,6 +52,7 @@ class Fitting:
         self, recipe: Recipe, components: Sequence[Component], x: Array, *, given: bool
     ) -> None:
         self._recipe, self._x, self._given = recipe, x, given
+        self._numbers = np.float64 if recipe.dtype == torch.float64 else np.float32
         self.axis = recipe.preprocess.axis(x)
         self.faults: list[str] = []
         #: What each component is held at, or started from, and whether it is held.
@@ -104,15 +105,18 @@ class Fitting:
         x, y = (x, y) if same else (self.axis, resample(x, y, self.axis, what="the pattern"))
         preprocess = self._recipe.preprocess
         check_values(preprocess.crop(x, y))
-        return preprocess(x, y)
+        pattern = preprocess(x, y)
+        # What was cut off, or is too small for the numbers of the fit, may have been all of it.
+        if not pattern.astype(self._numbers).any():
+            raise PatternError("every point is zero after the steps before the fit")
+        return pattern
 
     def append(self, pattern: Array) -> None:
         """Add a pattern (G,)."""
         self._steadily(lambda nmf: nmf.append(pattern))
         self._n_patterns += 1
         if self.device.type != "cpu":
-            wide = self._recipe.dtype == torch.float64
-            self._kept.append(pattern.astype(np.float64 if wide else np.float32))
+            self._kept.append(pattern.astype(self._numbers))
 
     def refit(self, *, converge: bool = False) -> FitResult:
         """Refit from where the last fit stood, or to convergence."""

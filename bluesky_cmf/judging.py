@@ -14,18 +14,22 @@ Array = npt.NDArray[Any]
 Integrate = Callable[[Array], tuple[Array, Array]]
 
 
-def pattern_of(values: Array, x: Array | None, integrate: Integrate | None) -> tuple[Array, Array]:
+def pattern_of(
+    values: Array, x: Array | None, *, integrate: Integrate | None, collections: bool
+) -> tuple[Array, Array]:
     """Make a pattern of what the detector gave.
 
     Parameters
     ----------
     values : ndarray
         A pattern (F,), with any number of axes of length 1 before; with ``integrate`` a frame
-        (rows, columns), or several of one event, which are averaged.
+        (rows, columns), or several of one event, whose patterns are averaged.
     x : ndarray (F,) or None
         Axis of the pattern; without one the index is it.
     integrate : callable, optional
         Gives axis and pattern of a frame.
+    collections : bool
+        Whether the first axis counts the collections of one event, which are averaged.
 
     Returns
     -------
@@ -40,7 +44,9 @@ def pattern_of(values: Array, x: Array | None, integrate: Integrate | None) -> t
         Where the axis neither increases nor decreases throughout.
     """
     if integrate is not None:
-        return integrate(_frame(values))
+        return _integrated(values, integrate)
+    if collections:
+        values = values[0] if len(values) == 1 else values.mean(axis=0, dtype=float)
     while values.ndim > 1 and values.shape[0] == 1:
         values = values[0]
     if values.ndim > 1:
@@ -50,18 +56,18 @@ def pattern_of(values: Array, x: Array | None, integrate: Integrate | None) -> t
         )
     if len(values) < 2:
         raise PatternError(f"a placeholder stands in the place of the pattern: {values.tolist()}")
-    if x is not None:
-        x = np.squeeze(x) if x.ndim > 1 else x
+    if x is not None and x.ndim > 1:
+        x = x.reshape(-1, x.shape[-1])[0]
     return oriented(x, values)
 
 
-def _frame(values: Array) -> Array:
-    """Give the one frame of an event, or the mean of several that a handler gave at once."""
+def _integrated(values: Array, integrate: Integrate) -> tuple[Array, Array]:
+    """Integrate the frames of one event, each by itself: they may lack different pixels."""
     if values.ndim < 2:
         raise PatternError(f"expected a frame of shape (rows, columns), got shape {values.shape}")
-    frames = values.reshape(-1, *values.shape[-2:])
-    frame: Array = frames[0] if len(frames) == 1 else frames.mean(axis=0, dtype=float)
-    return frame
+    found = [integrate(frame) for frame in values.reshape(-1, *values.shape[-2:])]
+    x, y = found[0]
+    return (x, y) if len(found) == 1 else (x, np.mean([y for _, y in found], axis=0))
 
 
 def oriented(x: Array | None, y: Array) -> tuple[Array, Array]:

@@ -115,7 +115,7 @@ class Preprocess:
         if self.negative == "clip":
             return np.maximum(y, 0)
         if self.negative == "offset":
-            return y - float(lowest)
+            return y.astype(float) - float(lowest)
         raise PatternError(
             f"negative intensity at {int(np.count_nonzero(y < 0))} of {len(y)} points, the lowest "
             f"{lowest:.4g}; Preprocess(negative='clip') or 'offset' would use it"

@@ -18,6 +18,7 @@ from streams import mixtures
 from test_catalogs import NUMBER, Run, array, events
 from test_cli import PNG, fact, interruptible, objective
 
+from bluesky_cmf import LiveNMF
 from bluesky_cmf.catalogs import Catalog, CatalogWriter, open_catalog
 from bluesky_cmf.catalogs.tiled_read import TiledReading
 from bluesky_cmf.cli import run as command
@@ -25,6 +26,7 @@ from bluesky_cmf.cli.console import FollowProgress
 from bluesky_cmf.documents import read_analysis
 from bluesky_cmf.errors import CatalogError, InputError, RunNotFoundError
 from bluesky_cmf.sources import replay
+from tests import asyncstreams
 
 __all__ = ["interruptible"]
 
@@ -656,3 +658,19 @@ def test_a_patience_without_a_run_to_follow_is_told_in_one_line(
     words = ["replay", folder.spec, "abcdefgh", "--pattern=chi_I", "--patience=1"]
     assert command(words) == 2
     assert "--patience: a run is waited for only with --follow" in capsys.readouterr().err
+
+
+def test_frames_in_files_of_a_stored_run_are_replayed_from_a_folder(tmp_path: Path) -> None:
+    """The files lie outside the catalog, where the detector has put them."""
+    frames = np.random.default_rng(0).random((6, 50))
+    (tmp_path / "detector").mkdir()
+    documents = asyncstreams.documents_of_arrays(frames, tmp_path / "detector")
+    live = LiveNMF("det", n_components=2, background=False)
+    with open_catalog(tmp_path / "catalog") as catalog:
+        writer = catalog.writer()
+        for name, doc in documents:
+            writer(name, doc)
+        assert writer.flush(60)
+        replay(catalog, documents[0][1]["uid"], live)
+    assert live.error is None
+    assert live.result.n_patterns == 6

@@ -16,7 +16,7 @@ import pytest
 from bluesky import RunEngine
 from ophyd.sim import SynAxis
 
-from bluesky_cmf import LiveNMF, Preprocess
+from bluesky_cmf import Integrator, LiveNMF, Preprocess
 from bluesky_cmf.errors import CMFError, InputError
 from bluesky_cmf.intake import is_dark
 from tests import asyncstreams as streams
@@ -133,18 +133,94 @@ def test_old_documents_of_files_are_left_as_they_are(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_paused_and_rewound_plan_are_all_kept(tmp_path: Path) -> None:
-    documents = streams.documents_of_arrays(PATTERNS[:3], tmp_path)
     rewound: list[Any] = []
-    for name, doc in documents:
+    for name, doc in streams.documents_of_arrays(PATTERNS[:4], tmp_path):
+        # The plan goes back by a point after the second one: frames go on, numbers repeat.
+        if name == "stream_datum" and doc["seq_nums"]["start"] > 2:
+            doc["seq_nums"] = {key: number - 1 for key, number in doc["seq_nums"].items()}
+        elif name == "event" and doc["seq_num"] > 2:
+            doc["seq_num"] -= 1
         rewound.append((name, doc))
-        if name == "event" and doc["seq_num"] == 2:
-            # The plan goes back to the point before: the frame and the event come once more.
-            datum = next(d for n, d in reversed(rewound) if n == "stream_datum")
-            again = {**datum, "uid": f"{datum['uid']}-again", "indices": {"start": 2, "stop": 3}}
-            rewound += [("stream_datum", again), ("event", {**doc, "uid": str(uuid.uuid4())})]
     _live, out, patterns = sent(rewound)
-    np.testing.assert_array_equal(patterns, PATTERNS[[0, 1, 2, 2]])
+    np.testing.assert_array_equal(patterns, PATTERNS[:4])
     assert out.data("primary")["source_seq_num"].tolist() == [1, 2, 2, 3] and not reasons(out)
+
+
+@pytest.mark.parametrize("flying", [False, True])
+def test_frames_that_are_announced_twice_are_patterns_once(tmp_path: Path, flying: bool) -> None:
+    documents = streams.documents_of_arrays(PATTERNS, tmp_path, flying=flying)
+    doubled = [item for item in documents for _ in range(1 + (item[0] == "stream_datum"))]
+    _live, out, patterns = sent(doubled)
+    np.testing.assert_array_equal(patterns, PATTERNS)
+    assert all("came before" in reason for reason in reasons(out))
+
+
+def test_numbers_of_events_may_be_numpys(tmp_path: Path) -> None:
+    documents = streams.documents_of_arrays(PATTERNS, tmp_path, motor=lambda: SynAxis(name="motor"))
+    for name, doc in documents:
+        if name == "event":
+            doc["seq_num"] = np.int64(doc["seq_num"])
+    _live, out, _ = sent(documents)
+    assert out.data("primary")["source_seq_num"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.isfinite(out.data("primary")["motor"]).all() and not reasons(out)
+
+
+def test_frames_of_one_event_may_lack_different_pixels(tmp_path: Path) -> None:
+    """What a detector puts in the place of a dead pixel must not become intensity."""
+    azimuthal = pytest.importorskip("pyFAI.integrator.azimuthal")
+    geometry = azimuthal.AzimuthalIntegrator(
+        dist=0.1, poni1=0.004, poni2=0.006, pixel1=2e-4, pixel2=2e-4, wavelength=1e-10
+    )
+    frames = np.full((2, 40, 60), 10, dtype="<u4")
+    frames[0, 10:12, 10:12] = 2**32 - 1
+    integrator = Integrator(geometry, n_points=30, dummy=2**32 - 1, delta_dummy=0.5)
+    documents = streams.documents_of_arrays(frames, tmp_path, collections_per_event=2)
+    _live, out, patterns = sent(documents, integrator=integrator)
+    assert not reasons(out)
+    expected = np.mean([integrator(frame)[1] for frame in frames], axis=0)
+    np.testing.assert_array_equal(patterns[0], expected)
+    assert patterns[0].max() < 20
+
+
+def test_what_is_masked_is_no_intensity() -> None:
+    masked = np.ma.masked_array(PATTERNS[0] + 1e6 * (X > 4), mask=X > 4)
+    _, out, patterns = sent(run_documents([PATTERNS[0], masked]), "chi_I")
+    assert len(patterns) == 1 and "NaN or infinity" in reasons(out)[0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "negative"),
+    [
+        (-PATTERNS[0], "clip"),
+        (np.full(len(X), -2.0), "offset"),
+        (np.full(len(X), 1e-300), "reject"),
+    ],
+)
+def test_a_pattern_of_which_nothing_is_left_is_rejected(pattern: Any, negative: str) -> None:
+    live, out, _ = sent(run_documents([pattern, *PATTERNS]), "chi_I", negative=negative)
+    assert "every point is zero" in reasons(out)[0]
+    assert live.result.n_patterns == len(PATTERNS)
+
+
+@pytest.mark.parametrize("missing", ["uid", "timestamps", "time", "filled", "seq_num"])
+def test_a_page_that_lacks_a_column_holds_patterns_all_the_same(missing: str) -> None:
+    documents = run_documents(PATTERNS, x=X, paged=True)
+    for name, doc in documents:
+        if name == "event_page":
+            del doc[missing]
+    _live, _out, patterns = sent(documents, "chi_I", x="chi_Q")
+    np.testing.assert_array_equal(patterns, PATTERNS)
+
+
+def test_a_handler_that_exits_costs_its_pattern_alone() -> None:
+    class Leaves(Handler):
+        def __call__(self, n: int) -> np.ndarray:
+            if n == 2:
+                raise SystemExit
+            return super().__call__(n)
+
+    _live, out, patterns = sent(image_documents(), "chi_I", handlers={"MINE": Leaves})
+    assert len(patterns) == 5 and len(reasons(out)) == 1
 
 
 def test_a_frame_without_event_and_an_event_without_frame_are_accounted_for(

@@ -86,6 +86,8 @@ class FolderServer:
             catalog = catalog_from_uri(
                 folder / CATALOG_FILE,
                 writable_storage=[folder / "data", tables],
+                # Detectors write their files anywhere, and the user may read them anyway.
+                readable_storage=[Path(folder.anchor)],
                 cache_config=StreamingCacheConfig(uri="memory").model_dump(),
             )
             # Takes the lock now, and not at the first event.

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ _Device = Annotated[str, typer.Option(help="Where the fit runs: auto, cpu, cuda,
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # Who manages processes ends them so: it is heeded as an interrupt by the keyboard is.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     code = run()
     # The interpreter would look for garbage in all that was imported, for seconds.
     gc.freeze()
@@ -210,11 +213,13 @@ def replay(
         Path | None, typer.Option(help="Mask of the frames: not zero where a pixel is left out.")
     ] = None,
     unit: Annotated[
-        str, typer.Option(help="Axis of integrated frames, by pyFAI's name.")
-    ] = "2th_deg",
+        str | None,
+        typer.Option(help="Axis of integrated frames, by pyFAI's name; 2th_deg by default."),
+    ] = None,
     points: Annotated[
-        int, typer.Option(min=2, help="Number of bins that frames are integrated into.")
-    ] = 1000,
+        int | None,
+        typer.Option(min=2, help="Number of bins that frames are integrated into; 1000."),
+    ] = None,
     session: Annotated[
         bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
     ] = False,

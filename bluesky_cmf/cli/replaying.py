@@ -44,8 +44,8 @@ class Replay:
     negative: Any
     poni: Path | None
     mask: Path | None
-    unit: str
-    points: int
+    unit: str | None
+    points: int | None
     session: bool
     seed: int
     loss: str
@@ -73,11 +73,13 @@ def run_replay(options: Replay) -> None:
     check_device(options.device)
     if options.figure is not None:
         check_figure(options.figure)
+    live = _live(options)
     with contextlib.ExitStack() as stack:
-        live = stack.enter_context(contextlib.closing(_live(options)))
-        plot = _plot(options)
         catalog = stack.enter_context(open_catalog(options.catalog, create=False))
         target = _target(options, catalog, stack)
+        # Closed before the catalogs: what it still has to say is stored.
+        stack.callback(_patiently, live.close)
+        plot = _plot(options)
         writer = None if target is None else target.writer()
         raw = _RawRuns(live, options, target)
         report = _Report(options, live, plot, writer, raw)
@@ -86,15 +88,13 @@ def run_replay(options: Replay) -> None:
             if number and not options.session:
                 console.print()
             interrupted = _play(catalog, uid, raw, live, options)
-            if interrupted and live.result is None:
-                break
-            if not options.session:
-                report.show()
+            if not options.session and (live.result is not None or not interrupted):
+                interrupted = _patiently(report.show) or interrupted
             if interrupted:
                 break
         if options.session and not (interrupted and live.result is None):
-            live.close()
-            report.show()
+            interrupted = _patiently(live.close) or interrupted
+            interrupted = _patiently(report.show) or interrupted
     if interrupted:
         raise KeyboardInterrupt
 
@@ -104,14 +104,26 @@ def _play(catalog: Catalog, uid: str, raw: "_RawRuns", live: LiveNMF, options: R
     if not options.follow:
         replay(catalog, uid, raw)
         return False
+    interrupted = False
     with FollowProgress(uid) as raw.progress:
         try:
             replay(catalog, uid, raw, follow=True, patience=options.patience)
         except KeyboardInterrupt:
-            return True
+            interrupted = True
         finally:
             # However it ends, its end is fitted and stored before the catalog is closed.
-            live.wait()
+            interrupted = _patiently(live.wait) or interrupted
+    return interrupted
+
+
+def _patiently(action: Callable[[], object]) -> bool:
+    """Do it to the end: an interrupt is told, and heeded afterwards; a second one is heeded now."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        logger.warning("interrupted: what was measured is finished first; again to give it up")
+        action()
+        return True
     return False
 
 
@@ -138,11 +150,14 @@ def _live(options: Replay) -> LiveNMF:
 
 
 def _integrator(options: Replay) -> Integrator | None:
-    if options.poni is None:
-        if options.mask is not None:
-            raise InputError("--mask: frames are integrated only with the geometry (--poni)")
-        return None
-    return Integrator(options.poni, mask=options.mask, unit=options.unit, n_points=options.points)
+    named = {"mask": options.mask, "unit": options.unit, "n_points": options.points}
+    given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if options.poni is not None:
+        return Integrator(options.poni, **given)
+    for name in given:
+        option = "points" if name == "n_points" else name
+        raise InputError(f"--{option}: frames are integrated only with the geometry (--poni)")
+    return None
 
 
 class _RawRuns:

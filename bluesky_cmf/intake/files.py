@@ -16,7 +16,6 @@ import numpy as np
 from event_model import Filler, unpack_datum_page
 
 from ..errors import InputError, PatternError
-from .values import mean_of_collections
 
 __all__ = ["Files", "Handlers", "as_handlers"]
 
@@ -201,7 +200,7 @@ class _DatumValue:
             return np.asarray(self._reader.read(self._resource, self._datum))
         except PatternError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             cause = error.__cause__ or error
             raise PatternError(
                 f"{self._key!r} is in the file {self._resource.get('resource_path')!r} "
@@ -228,7 +227,8 @@ class _FrameFile:
         """Read one value, with those after it that are there."""
         if not self._first <= index < self._first + len(self._block):
             self._block, self._first = self._patiently(index), index
-        return mean_of_collections(self._block[index - self._first], self._declared)
+        value: np.ndarray = self._block[index - self._first]
+        return value
 
     @property
     def _declared(self) -> tuple[int, ...]:

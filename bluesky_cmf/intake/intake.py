@@ -2,10 +2,11 @@
 
 import logging
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from event_model import bulk_datum_to_datum_page, bulk_events_to_event_pages, unpack_event_page
+from event_model import bulk_datum_to_datum_page, bulk_events_to_event_pages
 
 from ..documents import is_analysis
 from ..errors import CMFError, PatternError
@@ -14,7 +15,7 @@ from .items import Arrival, Closed, Opened, Refused
 from .joining import Joining, Row
 from .source import Source
 from .streams import Stream, open_stream
-from .values import mean_of_collections, numbers, scalar
+from .values import numbers, scalar
 
 __all__ = ["Intake"]
 
@@ -229,18 +230,8 @@ class Intake:
             logger.warning("an event of the unknown descriptor %s is passed over", str(uid)[:8])
 
     def _page(self, doc: Doc) -> Iterator[Item]:
-        stream = self._streams.get(doc["descriptor"])
-        rows = 0
-        for event in unpack_event_page(doc):
-            rows += 1
+        for event in _events_of(doc):
             yield from self._event(event)
-        if stream is None or stream.fault is not None:
-            return
-        # Columns of unequal length: what is cut off was measured all the same.
-        columns = (doc["seq_num"], doc["time"], doc["uid"], *doc["data"].values())
-        for _ in range(rows, max(map(len, columns))):
-            error = PatternError("the columns of the event_page differ in length")
-            yield self._refused(stream, 0, error)
 
     def _bulk_events(self, doc: Doc) -> Iterator[Item]:
         for page in bulk_events_to_event_pages(doc):
@@ -283,7 +274,7 @@ class Intake:
     def _arrival(self, stream: Stream, row: Row) -> Arrival:
         event = row.event or {}
         values = {v.field: stream.constants.get(v.field, math.nan) for v in stream.variables}
-        measured = float(event["time"]) if event else math.nan
+        measured = scalar(event.get("time", math.nan))
         for name in values:
             if name == "time":
                 values[name] = measured
@@ -304,6 +295,7 @@ class Intake:
             x_units=stream.x_units,
             variables=stream.variables,
             values=values,
+            declared=stream.declared,
         )
 
     def _value(self, stream: Stream, row: Row, key: str) -> Any:
@@ -315,12 +307,7 @@ class Intake:
             raise PatternError(f"no value for data key {key!r} in the event")
         value = event["data"][key]
         if not _in_file(stream, event, key):
-            found = numbers(value, key)
-            if key in stream.in_files:
-                # A replayed run has it in the event.
-                declared = stream.descriptor["data_keys"][key].get("shape") or ()
-                found = mean_of_collections(found, declared)
-            return found
+            return numbers(value, key)
         reference = self._files.value(value, key)
         if reference is None:
             raise PatternError(f"{key!r} is in a file that no document names: {value!r}")
@@ -378,7 +365,11 @@ class Intake:
             self._early.setdefault(doc["stream_resource"], []).append(doc)
             return
         for row in joining.values(doc, self._files):
-            yield from self._arrived(joining.stream, row)
+            if row.again:
+                error = PatternError(f"the frame {row.uid} came before")
+                yield self._refused(joining.stream, row.seq_num, error)
+            else:
+                yield from self._arrived(joining.stream, row)
 
     def _never_named(self, run: str) -> Iterator[Item]:
         """Account for frames in files that no document has named."""
@@ -395,9 +386,27 @@ class Intake:
                     yield self._refused(joining.stream, int(number), error)
 
 
+def _events_of(page: Doc) -> Iterator[Doc]:
+    """Give the events of a page; where a column is missing or short, they lack its values."""
+    told = {key: page[key] for key in ("uid", "seq_num", "time") if page.get(key) is not None}
+    data, filled = page.get("data") or {}, page.get("filled") or {}
+    for n in range(max(map(len, (*told.values(), *data.values())), default=0)):
+        event = {key: column[n] for key, column in told.items() if n < len(column)}
+        event["descriptor"] = page["descriptor"]
+        event["data"] = {key: column[n] for key, column in data.items() if n < len(column)}
+        event["filled"] = {
+            key: flags[n] if isinstance(flags, (list, tuple)) and n < len(flags) else flags
+            for key, flags in filled.items()
+        }
+        yield event
+
+
 def _seq_num(event: Doc) -> int:
-    number = event.get("seq_num")
-    return number if isinstance(number, int) else 0
+    try:
+        return operator.index(event["seq_num"])
+    except (KeyError, TypeError):
+        number = scalar(event.get("seq_num"))
+        return int(number) if number.is_integer() else 0
 
 
 def _in_file(stream: Stream, event: Doc, key: str) -> bool:

@@ -36,7 +36,8 @@ class Opened:
 class Arrival:
     """One pattern as it was measured: copies, so that nobody else can change them.
 
-    What stands in files is a reference, until `loaded` reads it.
+    What stands in files is a reference, until `loaded` reads it. ``declared`` is the shape that
+    the descriptor declares of all collections of one event, where it does.
     """
 
     run: str
@@ -49,6 +50,7 @@ class Arrival:
     x_units: str
     variables: tuple[Independent, ...]
     values: Mapping[str, "float | Reference"]
+    declared: tuple[int, ...] = ()
 
     def loaded(self) -> "Loaded":
         """Read what stands in files.
@@ -58,8 +60,10 @@ class Arrival:
         PatternError
             Where a file cannot be read, or holds no numbers.
         """
+        pattern = _read(self.pattern, "the pattern")
         return Loaded(
-            pattern=_read(self.pattern, "the pattern"),
+            pattern=pattern,
+            collections=pattern.ndim > 1 and pattern.ndim == len(self.declared),
             x=None if self.x is None else _read(self.x, self.x_name),
             values={name: _read_scalar(value) for name, value in self.values.items()},
         )
@@ -67,9 +71,13 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The values of an `Arrival`: a pattern (F,) or frames (…, rows, columns), and its axis."""
+    """The values of an `Arrival`: a pattern (F,) or frames (…, rows, columns), and its axis.
+
+    ``collections`` says that the first axis of the pattern counts the collections of one event.
+    """
 
     pattern: Array
+    collections: bool
     x: Array | None
     values: Mapping[str, float]
 
@@ -102,4 +110,4 @@ def _read(value: Any, what: str) -> Array:
 
 
 def _read_scalar(value: Any) -> float:
-    return value if isinstance(value, float) else scalar(value.read())
+    return value if isinstance(value, float) else scalar(np.mean(numbers(value.read(), "value")))

@@ -22,6 +22,8 @@ class Row:
     values: dict[str, Reference] = field(default_factory=dict)
     #: Known by it, where there is no event.
     uid: str = ""
+    #: Its frame came before: there is nothing to be joined.
+    again: bool = False
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Joining:
 
     stream: Stream
     _waiting: dict[int, list[Row]] = field(default_factory=dict)
+    _seen: set[tuple[str, int]] = field(default_factory=set)
 
     def event(self, doc: Doc, seq_num: int) -> Iterator[Row]:
         """Take an event; give its row if it is complete by now."""
@@ -56,6 +59,12 @@ class Joining:
             shift = 1
         for value in files.frames(doc, self.stream.descriptor):
             seq_num = value.index + shift
+            frame = (doc["stream_resource"], value.index)
+            if frame in self._seen:
+                if key == self.stream.key:
+                    yield Row(seq_num, uid="/".join(map(str, frame)), again=True)
+                continue
+            self._seen.add(frame)
             rows = self._waiting.setdefault(seq_num, [])
             row = next((row for row in rows if key not in row.values), None)
             if row is None:

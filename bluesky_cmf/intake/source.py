@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from .values import plain
 
 __all__ = ["Source", "as_source"]
 
@@ -66,7 +67,7 @@ def _names(independent: Any) -> tuple[str, ...]:
 
 def _axis(x: npt.ArrayLike) -> Array:
     try:
-        axis = np.array(x)
+        axis = plain(x)
         if axis.ndim != 1 or axis.dtype.kind not in "fiu":
             raise ValueError(f"{axis.dtype} of shape {axis.shape}")
     except ValueError as error:

@@ -43,6 +43,9 @@ class Stream:
         The axis, where it is in no event.
     in_files : frozenset of str
         Those of the keys whose values come as stream datums.
+    declared : tuple of int
+        The shape of the pattern, with the number of collections of an event before, where its
+        values come as stream datums.
     has_events : bool
         Whether a pattern is not complete without its event.
     fault : CMFError or None
@@ -63,6 +66,7 @@ class Stream:
     x_name: str = "index"
     x_units: str = ""
     in_files: frozenset[str] = frozenset()
+    declared: tuple[int, ...] = ()
     has_events: bool = True
     fault: CMFError | None = None
     reported: bool = False
@@ -111,6 +115,8 @@ def _find_files(stream: Stream, keys: Doc) -> None:
     fields = {variable.field for variable in stream.variables}
     needed = {stream.key, *([stream.x_key] if stream.x_key else []), *(fields & keys.keys())}
     stream.in_files = frozenset(key for key in needed if in_file(key))
+    if stream.key in stream.in_files:
+        stream.declared = tuple(keys[stream.key].get("shape") or ())
     # Where all is in files a flyer may send no event at all; only the time is nowhere else.
     stream.has_events = "time" in fields or not all(map(in_file, keys))
 
