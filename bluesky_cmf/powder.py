@@ -157,39 +157,32 @@ class Powder:
 
     def shapes(self, x: Array, *, width: Width, what: str) -> tuple[Array, Array]:
         """Give the pattern with Gaussian and with Lorentzian lines; as `on` does."""
-        self.check(x, what=what)
-        widths_there = width.at(self._argument(x[[0, -1]]))
+        self._check(x, what)
+        widest = float(width.at(self._argument(x[[0, -1]])).max())
         step = float(np.median(np.diff(x))) if len(x) > 1 else 0.0
-        if step > widths_there.max() * (1 + 1e-9):
+        if step > widest * (1 + 1e-9):
             raise AxisError(
                 f"{what}: expected an axis with steps finer than its lines, got steps of "
-                f"{step:.4g} and lines {widths_there.max():.4g} {self.unit} wide; give the width "
-                "that lines have on this axis"
+                f"{step:.4g} and lines {widest:.4g} {self.unit} wide; give the width that lines "
+                "have on this axis"
             )
-        reach = _REACH * float(widths_there.max())
+        reach = _REACH * widest
         positions, areas = self._within(max(0.0, x[0] - reach), x[-1] + reach)
+        if not ((positions >= x[0]) & (positions <= x[-1])).any():
+            raise AxisError(
+                f"{what} has no line from {x[0]:.6g} to {x[-1]:.6g}; expected an axis of "
+                f"{self.axis} in {self.unit} that some lines are on"
+            )
         widths = width.at(self._argument(positions))
         return gaussian_and_lorentzian(x, positions, areas * self._scale, widths)
 
-    def check(self, x: Array, *, what: str) -> None:
-        """Refuse an axis that is none of these, or is in another unit.
-
-        Raises
-        ------
-        AxisError
-            Where it does not increase, leaves the range, or no line is on it.
-        """
+    def _check(self, x: Array, what: str) -> None:
         if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu" or not (x[1:] > x[:-1]).all():
             raise AxisError(
                 f"{what}: expected an axis (F,) of numbers that increase throughout, "
                 f"got {x.dtype} of shape {x.shape}"
             )
         self._check_range(float(x[0]), float(x[-1]), what)
-        if not len(self._within(float(x[0]), float(x[-1]))[0]):
-            raise AxisError(
-                f"{what} has no line from {x[0]:.6g} to {x[-1]:.6g}; expected an axis of "
-                f"{self.axis} in {self.unit} that some lines are on"
-            )
 
     def _check_range(self, low: float, high: float, what: str) -> None:
         top = 180.0 if self.axis == "two_theta" else _LARGEST_Q
