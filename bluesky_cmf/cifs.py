@@ -17,6 +17,10 @@ __all__ = ["read_crystal"]
 Array = npt.NDArray[Any]
 logger = logging.getLogger(__name__)
 
+_CELL = (
+    *(f"_cell_length_{name}" for name in "abc"),
+    *(f"_cell_angle_{name}" for name in ("alpha", "beta", "gamma")),
+)
 _OPERATORS = (
     "_space_group_symop_operation_xyz",
     "_space_group_symop.operation_xyz",
@@ -81,7 +85,7 @@ def read_crystal(
     path = Path(path)
     found = _choose(path, _read(path), block)
     structure = gemmi.make_small_structure_from_block(found)
-    metric = _metric(path, structure.cell)
+    metric = _metric(path, found)
     rotations, translations = _symmetry(path, found, structure)
     _check_symmetry(path, structure, metric, rotations)
     sites = list(structure.sites)
@@ -154,15 +158,14 @@ def _with_atoms(path: Path, block: gemmi.cif.Block) -> gemmi.cif.Block:
     return block
 
 
-def _metric(path: Path, cell: gemmi.UnitCell) -> Array:
-    lengths = np.array([cell.a, cell.b, cell.c])
-    angles = np.array([cell.alpha, cell.beta, cell.gamma])
-    got = "got " + ", ".join(f"{value:g}" for value in (*lengths, *angles))
-    # gemmi's cell is 1, 1, 1 where the file has none.
-    if not np.isfinite([*lengths, *angles]).all() or (lengths == 1).all():
-        raise CIFError(
-            f"{path}: expected a cell of six numbers (_cell_length_a to _cell_angle_gamma), {got}"
-        )
+def _metric(path: Path, block: gemmi.cif.Block) -> Array:
+    # gemmi puts a cell of 1, 1, 1 where one is missing or cannot be.
+    found = [block.find_value(tag) for tag in _CELL]
+    numbers = np.array([gemmi.cif.as_number(text) if text else np.nan for text in found])
+    got = "got " + ", ".join(text or "nothing" for text in found)
+    if not np.isfinite(numbers).all():
+        raise CIFError(f"{path}: expected a cell of six numbers ({_CELL[0]} to {_CELL[-1]}), {got}")
+    lengths, angles = numbers[:3], numbers[3:]
     cosines = np.cos(np.radians(angles))
     shape = np.array(
         [

@@ -26,6 +26,10 @@ _WIDEST = 0.03
 _TRIED = 16
 #: Golden section: the share of an interval that is kept, and how often; 0.618^12 is 3e-3.
 _GOLDEN, _SECTIONS = (math.sqrt(5) - 1) / 2, 12
+#: How many times what noise explains the phases have to explain.
+_NOISE = 10.0
+#: Sums of squared residuals below this share of the patterns' are rounding.
+_ROUNDING = 1e-10
 #: Shares of the Lorentzian that are tried at a time, and how often, each time closer together.
 _SHARES, _ROUNDS = 11, 3
 
@@ -73,17 +77,8 @@ def fit_width(phases: Sequence[Phase], x: npt.ArrayLike, patterns: npt.ArrayLike
     fit = _Fit(x, patterns, powders, others)
     low, high = math.log(fit.narrowest), math.log(fit.widest)
     tried = np.linspace(low, high, _TRIED)
-    best = int(np.argmin([fit.residual(width) for width in tried]))
-    if best in (0, _TRIED - 1):
-        # The minimum may still lie between the end and its neighbour.
-        inside = low + 1e-3 if best == 0 else high - 1e-3
-        if fit.residual(inside) >= fit.residual(float(tried[best])):
-            raise InputError(
-                f"patterns: expected lines of these phases between {fit.narrowest:.3g} and "
-                f"{fit.widest:.3g} {powders[0][1].unit} wide, but the fit gets better toward the "
-                f"{'narrow' if best == 0 else 'wide'} end; check that the phases and the "
-                "wavelength are those of the patterns, or give the width"
-            )
+    best = int(np.argmin([fit.residual(float(width)) for width in tried]))
+    fit.check(tried, best)
     ends = tried[max(0, best - 1)], tried[min(_TRIED - 1, best + 1)]
     log_width = _golden(fit.residual, float(ends[0]), float(ends[1]))
     return Width(0.0, 0.0, math.exp(2 * log_width), fit.share(log_width))
@@ -103,6 +98,41 @@ class _Fit:
         self._total = float((patterns**2).sum())
         self.narrowest = float(np.median(np.diff(x)))
         self.widest = _WIDEST * float(x[-1] - x[0])
+
+    def check(self, tried: Array, best: int) -> None:
+        """Refuse patterns that do not settle the width.
+
+        Raises
+        ------
+        InputError
+            Where the phases explain no more than noise, or one end of what was tried is best.
+        """
+        residual, bare = self.residual(float(tried[best])), self._without_crystals()
+        freedom = len(self._powders) * len(self._patterns) + 2
+        noise = _NOISE * freedom / self._patterns.size * bare
+        if bare - residual <= noise + _ROUNDING * self._total:
+            raise InputError(
+                "patterns: expected patterns with lines of these phases, got some that they "
+                "explain no better than noise; check that phases and wavelength are those of the "
+                "patterns, or give the width"
+            )
+        if best in (0, len(tried) - 1):
+            # The minimum may still lie between the end and its neighbour.
+            inside = float(tried[best]) + (1e-3 if best == 0 else -1e-3)
+            if self.residual(inside) >= residual:
+                raise InputError(
+                    f"patterns: expected lines of these phases between {self.narrowest:.3g} and "
+                    f"{self.widest:.3g} {self._powders[0][1].unit} wide, but the fit gets better "
+                    f"toward the {'narrow' if best == 0 else 'wide'} end; check that phases and "
+                    "wavelength are those of the patterns, or give the width"
+                )
+
+    def _without_crystals(self) -> float:
+        """Sum of squared residuals of the background and the phases that are no crystals."""
+        columns = np.array(self._others)
+        G, C = (torch.from_numpy(m @ columns.T) for m in (columns, self._patterns))
+        W = nnls(C, G)
+        return self._total - float(((2 * C - W @ G) * W).sum())
 
     def residual(self, log_width: float) -> float:
         """Sum of squared residuals, with the best share of the Lorentzian."""
