@@ -2,6 +2,7 @@
 
 __all__ = [
     "AxisError",
+    "CIFError",
     "CMFError",
     "CatalogError",
     "ComponentError",
@@ -36,6 +37,10 @@ class PatternError(CMFError, ValueError):
 
 class PatternFileError(CMFError, ValueError):
     """A pattern file is missing or cannot be read."""
+
+
+class CIFError(CMFError, ValueError):
+    """A CIF is missing, cannot be read, or does not say enough of a crystal structure."""
 
 
 class CatalogError(CMFError, ValueError):

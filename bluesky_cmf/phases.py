@@ -1,16 +1,19 @@
-"""`Phase`: a known component, from an array, a pattern file, or a stored run."""
+"""`Phase`: a known component, from an array, a pattern file, a CIF, or a stored run."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from event_model import unpack_event_page
 
+from .cifs import read_crystal
 from .errors import AxisError, DataKeyError, InputError, RunNotFoundError
 from .patterns import read_pattern
+from .powder import Powder
+from .profiles import Width
 
 __all__ = ["Phase", "resample"]
 
@@ -34,12 +37,14 @@ class Phase:
         Name of the component.
     x, y : ndarray (F,)
         Axis, increasing, and intensity, non-negative unless ``signed``; copies that cannot be
-        written to.
+        written to. Of a CIF, its lines down to a spacing of 1 Å.
     origin : str
         Where it comes from, for the metadata of the analysis run.
     signed : bool
         Whether negative values are meant, as in a pair distribution function; the fit then needs
         ``Preprocess(negative="offset")`` or ``"clip"``.
+    powder : Powder, optional
+        The crystal that the pattern is computed from, of a CIF.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Phase:
     y: Array
     origin: str = "array"
     signed: bool = False
+    powder: Powder | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -106,6 +112,58 @@ class Phase:
         """
         x, y = read_pattern(path)
         return cls(name or Path(path).stem, x, y, f"file {Path(path).name}", signed)
+
+    @classmethod
+    def from_cif(
+        cls,
+        path: str | Path,
+        *,
+        wavelength: float | None = None,
+        axis: Literal["two_theta", "q"] = "two_theta",
+        width: float | Sequence[float] | Width | Literal["fit"] = "fit",
+        displacement: bool = True,
+        name: str | None = None,
+        block: str | None = None,
+    ) -> "Phase":
+        """Compute a phase from a crystal structure.
+
+        Parameters
+        ----------
+        path : str or Path
+            A CIF, as `bluesky_cmf.cifs.read_crystal` takes it.
+        wavelength : float, optional
+            Wavelength of the measurement in angstrom. The wavelength that may stand in the CIF is
+            that of another measurement and is not taken. Needed on ``"two_theta"``; on ``"q"`` it
+            adds the polarisation of an unpolarised beam, for data not corrected for it.
+        axis : {"two_theta", "q"}, optional
+            What the data are measured on: 2θ in degrees, or q in 1/angstrom. The areas of lines
+            on them are told by `bluesky_cmf.powder.Powder`.
+        width : float, (U, V, W), Width or "fit", optional
+            Full width at half maximum of the lines in the axis' unit; or how it goes with the
+            angle, as `bluesky_cmf.profiles.Width` tells; ``"fit"``: not known yet, see
+            `with_width` and `bluesky_cmf.widths.fit_width`.
+        displacement : bool, optional
+            Whether the displacement parameters in the CIF are used.
+        name : str, optional
+            Name of the component; the file's name without its suffix by default.
+        block : str, optional
+            Data block of the CIF; needed where several hold atoms.
+
+        Raises
+        ------
+        CIFError
+            Where the file is missing, is no CIF, or tells no crystal structure.
+        InputError
+            Where the wavelength is missing or not in angstrom, or axis or width is none of these.
+        """
+        path = Path(path)
+        known = None if isinstance(width, str) and width == "fit" else Width.of(width)
+        # What is wrong with the arguments is told before what is wrong with the file.
+        Powder.check_axis(axis, wavelength)
+        crystal = read_crystal(path, block=block, displacement=displacement)
+        powder = Powder(crystal, axis, wavelength, known)
+        origin = f"CIF {path.name}" + ("" if displacement else ", atoms at rest")
+        return cls(name or path.stem, *powder.lines(), origin, powder=powder)
 
     @classmethod
     def from_run(
@@ -174,14 +232,79 @@ class Phase:
         Returns
         -------
         ndarray (F,)
-            Linear interpolation; the same values, to the bit, where the axes are the same.
+            Linear interpolation; the same values, to the bit, where the axes are the same. Of a
+            CIF, the sum of its lines' profiles, of which the strongest (down to a spacing of 1 Å)
+            has the area 100.
 
         Raises
         ------
         AxisError
             Where the phase does not cover the axis.
+        InputError
+            Where the width of a CIF's lines is not known yet.
         """
-        return resample(self.x, self.y, np.asarray(x), what=f"phase {self.name!r}")
+        what = f"phase {self.name!r}"
+        if self.powder is None:
+            return resample(self.x, self.y, np.asarray(x), what=what)
+        if self.powder.width is None:
+            raise InputError(
+                f"{what}: its lines have no width yet (width='fit'); fit it to measured patterns, "
+                "phase.with_width(bluesky_cmf.widths.fit_width(phases, x, patterns)), or give it: "
+                "Phase.from_cif(…, width=…)"
+            )
+        return self.powder.on(np.asarray(x), width=self.powder.width, what=what)
+
+    def reflections(self, x_min: float, x_max: float) -> tuple[Array, Array]:
+        """Give the lines of a phase from a CIF.
+
+        Parameters
+        ----------
+        x_min, x_max : float
+            The part of the axis, in degrees or 1/angstrom.
+
+        Returns
+        -------
+        positions, intensities : ndarray (L,)
+            All lines there that the symmetry allows, in order. The intensities are areas, scaled
+            so that the strongest is 100; lines at one place are one line.
+
+        Raises
+        ------
+        AxisError
+            Where the part is not from 0 to 180 degrees or 0 to 60 1/angstrom.
+        InputError
+            Where the phase does not come from a CIF.
+        """
+        return self._from_cif("lines").reflections(x_min, x_max)
+
+    @property
+    def needs_width(self) -> bool:
+        """Whether its lines have no width yet: ``width="fit"`` of a CIF, before `with_width`."""
+        return self.powder is not None and self.powder.width is None
+
+    def with_width(self, width: float | Sequence[float] | Width) -> "Phase":
+        """Give the same phase with another width of its lines.
+
+        Parameters
+        ----------
+        width : float, (U, V, W) or Width
+            As `from_cif` takes it.
+
+        Raises
+        ------
+        InputError
+            Where the width is none of these, or the phase does not come from a CIF.
+        """
+        powder = self._from_cif("a width of its lines")
+        return replace(self, powder=replace(powder, width=Width.of(width)))
+
+    def _from_cif(self, what: str) -> Powder:
+        if self.powder is None:
+            raise InputError(
+                f"phase {self.name!r}: expected a phase from a CIF, got one from {self.origin}, "
+                f"which has no {what}; make it with Phase.from_cif"
+            )
+        return self.powder
 
     def _check(self) -> None:
         label = f"phase {self.name!r}"
