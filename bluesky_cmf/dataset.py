@@ -164,7 +164,7 @@ class Dataset:
         model = self._model
         if model is None:
             given = loaded.x is not None or self.recipe.integrator is not None
-            model = Fitting(self.recipe, self.components, x, given=given)
+            model = Fitting(self.recipe, self.components, x, y, given=given)
         pattern = model.prepared(x, y)
         if self._model is None:
             self._open_model(model, arrival)
@@ -308,6 +308,7 @@ class Dataset:
             "integrator": None
             if self.recipe.integrator is None
             else self.recipe.integrator.describe(),
+            "width": None if self._model is None else self._model.described_width,
             "seed": self.recipe.seed,
             "loss": self.recipe.loss,
             "device": self._device(),

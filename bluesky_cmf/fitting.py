@@ -13,7 +13,9 @@ from .judging import check_values
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
 from .phases import Phase, resample
+from .profiles import Width
 from .recipe import Change, Component, Recipe
+from .widths import fit_width
 
 __all__ = ["Fitting"]
 
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+
+#: Points at the lower end of the axis that a width is fitted to, at least.
+_FEWEST_POINTS = 500
 
 
 class Fitting:
@@ -37,6 +42,8 @@ class Fitting:
         What to fit.
     x : ndarray (F,)
         The axis of the first pattern, increasing.
+    y : ndarray (F,)
+        The first pattern: phases from CIFs without a width get that of its lines.
     given : bool
         Whether the axis came with the pattern; without it, patterns have to be of its length.
 
@@ -44,17 +51,21 @@ class Fitting:
     ----------
     axis : ndarray (G,)
         What is left of it, and fitted.
+    width : Width or None
+        What was fitted of the lines of phases from CIFs.
     faults : list of str
         What has gone wrong with the device, until somebody takes it.
     """
 
     def __init__(
-        self, recipe: Recipe, components: Sequence[Component], x: Array, *, given: bool
+        self, recipe: Recipe, components: Sequence[Component], x: Array, y: Array, *, given: bool
     ) -> None:
         self._recipe, self._x, self._given = recipe, x, given
         self._numbers = np.float64 if recipe.dtype == torch.float64 else np.float32
         self.axis = recipe.preprocess.axis(x)
         self.faults: list[str] = []
+        self.width: Width | None = None
+        self._fit_width(components, recipe.preprocess.crop(x, y))
         #: What each component is held at, or started from, and whether it is held.
         self._held = {c.name: (self._values(c), c.fixed) for c in components}
         #: The components as of the last snapshot, and the patterns where the device has its own.
@@ -89,6 +100,11 @@ class Fitting:
         """Whether more time would bring nothing."""
         return self._nmf.settled
 
+    @property
+    def described_width(self) -> str | None:
+        """What was fitted of the lines' width, in words."""
+        return None if self.width is None else str(self.width)
+
     def prepared(self, x: Array, y: Array) -> Array:
         """Bring a pattern onto the axis that is fitted, (G,), and through the steps.
 
@@ -107,7 +123,9 @@ class Fitting:
         check_values(preprocess.crop(x, y))
         pattern = preprocess(x, y)
         # What was cut off, or is too small for the numbers of the fit, may have been all of it.
-        if not pattern.astype(self._numbers).any():
+        with np.errstate(all="ignore"):
+            nothing = not pattern.astype(self._numbers).any()
+        if nothing:
             raise PatternError("every point is zero after the steps before the fit")
         return pattern
 
@@ -182,6 +200,15 @@ class Fitting:
             loss=self._recipe.loss,
         )
 
+    def _fit_width(self, components: Sequence[Component], y: Array) -> None:
+        """Fit the width of the instrument's lines where phases from CIFs have none."""
+        phases = [c.pattern for c in components if isinstance(c.pattern, Phase)]
+        if any(phase.needs_width for phase in phases):
+            # Where a lattice is a little off, its lines are displaced least at the lower end.
+            low = slice(0, max(_FEWEST_POINTS, len(self.axis) // 3))
+            self.width = fit_width(phases, self.axis[low], y[low])
+            logger.info("width of the lines, fitted to the first pattern: %s", self.width)
+
     def _values(self, component: Component) -> Array | None:
         """Bring a component's pattern onto the fitted axis, by the steps that data go through.
 
@@ -189,6 +216,8 @@ class Fitting:
         """
         pattern = component.pattern
         if isinstance(pattern, Phase):
+            if pattern.needs_width and self.width is not None:
+                pattern = pattern.with_width(self.width)
             # A phase has to cover what is fitted, not what is cropped away.
             return self._recipe.preprocess(self.axis, pattern.on(self.axis))
         if pattern is not None and len(pattern) != len(self.axis):

@@ -123,3 +123,20 @@ def fit(*subscribers: Any) -> LiveNMF:
     for name, doc in run_documents(PATTERNS, x=X):
         live(name, doc)
     return live
+
+
+def test_phases_from_cifs_get_the_width_of_the_first_patterns_lines(batio3: Any) -> None:
+    folder = batio3.path.parent
+    names = ["rhomb", "ortho", "tetra", "cubic"]
+    phases = [
+        Phase.from_cif(folder / f"{name}.cif", wavelength=batio3.wavelength) for name in names
+    ]
+    live = LiveNMF("chi_I", x="chi_Q", phases=phases, n_components=5, background=False)
+    out = Collector()
+    live.subscribe(out)
+    patterns = batio3.intensity[[0, 15, 35, 59]]
+    for name, doc in run_documents(patterns, x=batio3.two_theta):
+        live(name, doc)
+    assert live.error is None
+    assert live.result.weights[:, :4].argmax(axis=1).tolist() == [0, 1, 2, 3]
+    assert out.named("start")[0]["cmf"]["width"].startswith("width 0.0")
