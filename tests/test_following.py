@@ -20,6 +20,7 @@ from test_cli import PNG, fact, interruptible, objective
 
 from bluesky_cmf import LiveNMF
 from bluesky_cmf.catalogs import Catalog, CatalogWriter, open_catalog
+from bluesky_cmf.catalogs.following import followed
 from bluesky_cmf.catalogs.tiled_read import TiledReading
 from bluesky_cmf.cli import run as command
 from bluesky_cmf.cli.console import FollowProgress
@@ -438,6 +439,29 @@ def test_a_run_that_is_not_there_yet_is_waited_for(catalog: Catalog) -> None:
         docs = list(catalog.documents(scan.uid, follow=True))
     assert waiting.heard == 1
     assert rows(docs) == [0, 1]
+
+
+def test_a_look_at_a_run_that_is_not_there_makes_no_other_request() -> None:
+    looks, asked = 0, 0
+
+    class Finished:
+        finished, extent = True, 1
+
+        def news(self, *, last: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+            yield "stop", {}
+
+    def find() -> Finished | None:
+        nonlocal looks
+        looks += 1
+        return Finished() if looks == 4 else None
+
+    def absent() -> RunNotFoundError:
+        nonlocal asked
+        asked += 1
+        return RunNotFoundError("No such run.")
+
+    assert list(followed(find, absent, patience=None, where="here")) == [("stop", {})]
+    assert (looks, asked) == (4, 1)
 
 
 def test_a_run_that_never_comes_is_refused_once_patience_is_at_its_end(catalog: Catalog) -> None:

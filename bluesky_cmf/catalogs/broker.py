@@ -8,6 +8,7 @@ from typing import Any
 import event_model
 import numpy as np
 
+from .patience import patiently
 from .routing import Document, is_array, unpack_event_page
 
 __all__ = ["BrokerReading", "BrokerRun", "broker_documents"]
@@ -21,19 +22,34 @@ _PAGE_ROWS = 250
 class BrokerRun:
     """Sends the documents of one run, its events in pages.
 
+    A document is sent again until it is answered. Where an answer is lost it comes twice: a
+    database with databroker's unique indexes passes over the second one, and one without them, as
+    that of ``databroker.temp()`` is, keeps both.
+
     Parameters
     ----------
     catalog
         The client of the databroker catalog.
     start
         The start document, sent at once.
+    before
+        What `state` gave, to go on from there in another process.
     """
 
-    def __init__(self, catalog: Any, start: Document) -> None:
+    def __init__(
+        self, catalog: Any, start: Document, before: Mapping[str, Any] | None = None
+    ) -> None:
         self._catalog = catalog
         self.lost: list[Exception] = []
         self._rows: dict[str, list[Document]] = {}
-        self._send("start", start)
+        if before is None:
+            self._send("start", start)
+        else:
+            self._rows = {uid: list(rows) for uid, rows in before["rows"].items()}
+
+    def state(self) -> dict[str, Any]:
+        """Give, as plain data, the rows that wait: what else was taken is sent."""
+        return {"rows": {uid: list(rows) for uid, rows in self._rows.items() if rows}}
 
     def __call__(self, name: str, doc: Document) -> None:
         """Send one document; events wait for company."""
@@ -50,13 +66,15 @@ class BrokerRun:
         """Send the events that wait; nothing is left."""
         for rows in self._rows.values():
             step = _rows_of_a_page(rows)
-            for first in range(0, len(rows), step):
-                self._send("event_page", event_model.pack_event_page(*rows[first : first + step]))
-            rows.clear()
+            while rows:
+                self._send("event_page", event_model.pack_event_page(*rows[:step]))
+                # Not before: what waits is asked for any time.
+                del rows[:step]
         return False
 
     def _send(self, name: str, doc: Document) -> None:
-        self._catalog.post_document(name, doc)
+        # The server calls everything that the database refuses an internal error.
+        patiently(lambda: self._catalog.post_document(name, doc), refused_after=0.0)
 
 
 def _rows_of_a_page(rows: list[Document]) -> int:
@@ -82,7 +100,7 @@ def broker_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     descriptors: dict[str, dict[str, Any]] = {}
     last: dict[str, Document] = {}
-    for name, doc in _single_documents(run):
+    for name, doc in _once_each(_single_documents(run)):
         if name == "stop":
             yield name, doc
             return
@@ -163,6 +181,18 @@ def _single_documents(run: Any) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield "datum", dict(datum)
         else:
             yield name, _plain(page)
+
+
+def _once_each(
+    documents: Iterator[tuple[str, dict[str, Any]]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Leave out what a database without unique indexes has twice."""
+    given: set[tuple[str, str]] = set()
+    for name, doc in documents:
+        key = name, str(doc["datum_id"] if name == "datum" else doc["uid"])
+        if key not in given:
+            given.add(key)
+            yield name, doc
 
 
 def _last_page(

@@ -16,8 +16,8 @@ from tiled.queries import Eq, Like
 from ..errors import CatalogError, RunNotFoundError
 from .broker import BrokerReading, BrokerRun, broker_documents
 from .following import Reading, check_patience, followed
+from .leftovers import spool_folder
 from .routing import Document, RunStore
-from .spool import spool_folder
 from .tiled_read import TiledReading, tiled_documents
 from .tiled_write import open_tiled_run
 from .writer import CatalogWriter
@@ -282,7 +282,7 @@ class BrokerCatalog(Catalog):
     def _open_run(
         self, start: Document, claim: str, state: Mapping[str, Any] | None = None
     ) -> RunStore:
-        return BrokerRun(self._client, start)
+        return BrokerRun(self._client, start, state)
 
     def _lookup(self, uid: str) -> list[Any]:
         try:

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import httpx
-from tiled.client.utils import should_retry
-
 from ..errors import InputError, RunNotFoundError
+from .patience import is_outage
 
-__all__ = ["Reading", "check_patience", "followed", "is_outage"]
+__all__ = ["Reading", "check_patience", "followed"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +40,6 @@ class Reading(Protocol):
 
     def news(self, *, last: bool) -> Iterator[_Named]:
         """Give what has come since; what this raises, or leaves, comes the next time."""
-
-
-def is_outage(error: Exception) -> bool:
-    """Tell whether nobody answers, unlike a server that cannot do one thing and does others."""
-    internal = isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 500
-    return should_retry(error) is not False and not internal
 
 
 def check_patience(follow: bool, patience: float | None) -> None:
@@ -82,7 +74,7 @@ def followed(
     find
         Finds the run; None while it is not there.
     absent
-        Says that it is not there.
+        Says that it is not there; asked at the first look and at the last.
     patience
         Seconds of waiting, without growth, after which the run is left as it is; None waits for
         ever. While the server does not answer they are not counted.
@@ -109,7 +101,7 @@ def followed(
             with watch.looking():
                 reading = find() if reading is None else reading
             if reading is None:
-                _wait_for(absent(), last=last, first=watch.is_new)
+                _wait_for(absent, last=last, first=watch.is_new)
             else:
                 news = reading.news(last=last)
                 while (named := watch.timed(news)) is not None:
@@ -123,11 +115,11 @@ def followed(
         watch.rest()
 
 
-def _wait_for(absent: RunNotFoundError, *, last: bool, first: bool) -> None:
+def _wait_for(absent: Callable[[], RunNotFoundError], *, last: bool, first: bool) -> None:
     if last:
-        raise absent
+        raise absent()
     if first:
-        logger.warning("%s It is waited for.", absent)
+        logger.warning("%s It is waited for.", absent())
 
 
 class _Watch:

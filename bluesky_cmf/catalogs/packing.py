@@ -1,6 +1,8 @@
 """Documents as bytes and back, exactly: arrays with their dtype, tuples as tuples, no pickle."""
 
+import datetime
 import io
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -11,7 +13,7 @@ __all__ = ["pack", "unpack", "unpack_all"]
 
 #: Of which documents hold subclasses.
 _PLAIN: tuple[Any, ...] = (int, float, str, list, bytes)
-_ARRAY, _SCALAR, _TUPLE, _INTEGER, _COMPLEX = range(1, 6)
+_ARRAY, _SCALAR, _TUPLE, _INTEGER, _COMPLEX, _UUID, _DATETIME, _DATE = range(1, 9)
 
 
 def pack(value: Any) -> bytes:
@@ -54,6 +56,12 @@ def _extension(value: Any) -> Any:
         return msgpack.ExtType(_TUPLE, pack(list(value)))
     if isinstance(value, complex):
         return msgpack.ExtType(_COMPLEX, pack([value.real, value.imag]))
+    if isinstance(value, uuid.UUID):
+        return msgpack.ExtType(_UUID, value.bytes)
+    if isinstance(value, datetime.datetime):
+        return msgpack.ExtType(_DATETIME, pack([value.isoformat(), value.fold]))
+    if isinstance(value, datetime.date):
+        return msgpack.ExtType(_DATE, value.isoformat().encode())
     if isinstance(value, Mapping):
         return dict(value)
     for plain in _PLAIN:
@@ -86,4 +94,11 @@ def _restored(kind: int, packed: bytes) -> Any:
         return int(packed)
     if kind == _COMPLEX:
         return complex(*unpack(packed))
+    if kind == _UUID:
+        return uuid.UUID(bytes=packed)
+    if kind == _DATETIME:
+        text, fold = unpack(packed)
+        return datetime.datetime.fromisoformat(text).replace(fold=fold)
+    if kind == _DATE:
+        return datetime.date.fromisoformat(packed.decode())
     raise ValueError(f"unknown extension {kind}")

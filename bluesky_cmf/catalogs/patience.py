@@ -2,13 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import httpx
 from tiled.client.utils import ClientError, should_retry
 
-__all__ = ["Abandoned", "Watcher", "attend", "existing_or_new", "patiently"]
+__all__ = [
+    "Abandoned",
+    "Attendant",
+    "Watcher",
+    "attend",
+    "existing_or_new",
+    "is_outage",
+    "patiently",
+]
 
 T = TypeVar("T")
 
@@ -26,6 +35,9 @@ class Abandoned(BaseException):
 class Watcher(Protocol):
     """Is told by the requests of one thread how the catalog answers."""
 
+    def asking(self) -> AbstractContextManager[object]:
+        """Surround a request; one may be within another."""
+
     def away(self, error: Exception) -> None:
         """Learn that the catalog does not answer; called once for each request that waits."""
 
@@ -39,6 +51,9 @@ class Watcher(Protocol):
 class _Alone:
     """Watches where no one does."""
 
+    def asking(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def away(self, error: Exception) -> None:
         pass
 
@@ -47,6 +62,61 @@ class _Alone:
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+class Attendant:
+    """Watches a thread that others may have to do without.
+
+    Parameters
+    ----------
+    away, back
+        Are called where the catalog does not answer, and where it does again.
+
+    Attributes
+    ----------
+    moving
+        Held by the thread but for its requests: whoever has it finds all as a request left it.
+    abandoned
+        Set where nobody waits for the thread any more.
+    n_answers
+        How many requests were answered.
+    """
+
+    def __init__(self, away: Callable[[Exception], None], back: Callable[[], None]) -> None:
+        self.moving = threading.Lock()
+        self.abandoned = threading.Event()
+        self.n_answers = 0
+        self.away = away
+        self.back = back
+        #: How many requests are under way, one within another.
+        self._depth = 0
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and raise `Abandoned` where that has no point any more."""
+        if seconds:
+            with self._at_rest():
+                self.abandoned.wait(seconds)
+        if self.abandoned.is_set():
+            raise Abandoned
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Surround a request."""
+        with self._at_rest():
+            yield
+        self.n_answers += 1
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth == 1:
+            self.moving.release()
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self.moving.acquire()
 
 
 class _Watched(threading.local):
@@ -59,6 +129,11 @@ _watched = _Watched()
 def attend(watcher: Watcher) -> None:
     """Let `watcher` watch the requests of the calling thread."""
     _watched.watcher = watcher
+
+
+def is_outage(error: Exception) -> bool:
+    """Tell whether nobody answers, unlike a server that cannot do one thing and does others."""
+    return should_retry(error) is not False and not _internal(error)
 
 
 def patiently(
@@ -95,13 +170,14 @@ def patiently(
     while True:
         watcher.pause(0.0)
         try:
-            answer = request()
+            with watcher.asking():
+                answer = request()
         except Exception as error:
             # A request that fails because all was closed meanwhile fails for no one.
             watcher.pause(0.0)
-            again = should_retry(error)
             refusing = (refusing or time.monotonic()) if _internal(error) else None
-            if again is False or (refusing and not proven and _since(refusing) >= limit):
+            may_pass = refusing is not None and (proven or _since(refusing) < limit)
+            if not (is_outage(error) or may_pass):
                 if waited:
                     watcher.back()
                 raise
@@ -109,9 +185,12 @@ def patiently(
                 waited = True
                 watcher.away(error)
             # A server that is too busy may tell for how long.
-            watcher.pause(pause if isinstance(again, bool) else again)
+            told = should_retry(error)
+            watcher.pause(pause if isinstance(told, bool) else told)
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
+            # So does an answer that comes when another process may go on without it.
+            watcher.pause(0.0)
             if waited:
                 watcher.back()
             return answer

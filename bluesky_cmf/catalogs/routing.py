@@ -7,7 +7,10 @@ from typing import Any, Protocol
 import event_model
 import numpy as np
 
+from ..errors import CatalogError
+
 __all__ = [
+    "LOST",
     "Document",
     "RunOpener",
     "RunRouter",
@@ -29,11 +32,13 @@ _KINDS = frozenset(
 )
 
 
+#: The kind of what stands for documents that are lost: how many (``count``) and why (``cause``),
+#: and of a single one its kind (``of``) and what names its run (``ids``).
+LOST = "lost"
+
+
 class RunStore(Protocol):
     """One open run on its way into a catalog.
-
-    A store that can be gone on with in another process has ``state()`` too, which gives plain
-    data, also while it is taking a document.
 
     Attributes
     ----------
@@ -50,6 +55,12 @@ class RunStore(Protocol):
     def flush(self, *, force: bool) -> bool:
         """Write what waits, all of it if `force`; tell whether something still waits."""
 
+    def state(self) -> dict[str, Any] | None:
+        """Give, as plain data, what another process needs to go on; None where none can.
+
+        It is asked any time, also while a document is taken.
+        """
+
 
 #: Makes the store of a run from its start document, from what the run is claimed by, and from
 #: the `state` of the store that had it before.
@@ -64,7 +75,8 @@ class RunRouter:
     open_run
         Makes the store of a run from its start document, which it has stored then.
     failed
-        Is told the run's uid, the cause, and whether the run is given up or lost only a part.
+        Is told the run's uid, the cause, and whether the run is given up or lost only a part. The
+        uid is None where documents are lost, and it is not known whose.
     claim
         What the runs are claimed by.
     """
@@ -72,7 +84,7 @@ class RunRouter:
     def __init__(
         self,
         open_run: RunOpener,
-        failed: Callable[[str, Exception, bool], None],
+        failed: Callable[[str | None, Exception, bool], None],
         claim: str = "",
     ) -> None:
         self._open_run = open_run
@@ -91,6 +103,8 @@ class RunRouter:
         Exception
             Where the document lacks what says which run it belongs to.
         """
+        if name == LOST:
+            self._lose(doc)
         if name not in _KINDS:
             return
         if name == "start":
@@ -145,6 +159,21 @@ class RunRouter:
         while run.store.lost:
             self._failed(uid, run.store.lost.pop(0), False)
         return result
+
+    def _lose(self, doc: Document) -> None:
+        """Give up the runs that lack a document: all, where it is not known which."""
+        error = CatalogError(f"{doc['count']} documents are lost: {doc['cause']}")
+        of, ids = doc.get("of"), doc.get("ids", {})
+        if of is None:
+            uids = list(self._runs)
+        else:
+            uids = [ids["uid"]] if of == "start" else list(self._runs_of(of, ids))
+        for uid in uids:
+            self._give_up(uid, error)
+        if of is None:
+            self._failed(None, error, True)
+        elif of == "stop":
+            self._forget(ids["run_start"])
 
     def _give_up(self, uid: str, error: Exception) -> None:
         # The stop document is not stored either, so that half a run never looks like a whole one.
@@ -205,12 +234,11 @@ class _OpenRun:
 
     def state(self) -> dict[str, Any]:
         """Give, as plain data, what another one needs."""
-        state = getattr(self.store, "state", None)
         return {
             "start": self._start,
             "streams": dict(self._streams),
             "waiting": {stream: list(docs) for stream, docs in self._waiting.items()},
-            "store": state() if callable(state) else None,
+            "store": self.store.state(),
         }
 
     def __call__(self, name: str, doc: Document) -> None:

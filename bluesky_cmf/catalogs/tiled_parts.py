@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .following import is_outage
+from .patience import is_outage
 from .tiled_columns import ROW_SHAPES, STAND_INS
 
 __all__ = ["CHUNK_ROWS", "StoredColumn", "completed", "read_columns", "read_table"]

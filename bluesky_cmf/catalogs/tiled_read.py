@@ -15,7 +15,7 @@ from typing import Any
 
 from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
-from .following import is_outage
+from .patience import is_outage
 from .tiled_columns import ROW_SHAPES, STAND_INS
 from .tiled_nodes import plain_node
 from .tiled_parts import CHUNK_ROWS, StoredColumn, completed, read_columns, read_table
@@ -188,7 +188,10 @@ class _StreamTail:
         self._take(metadata, table, columns, finished)
         in_files = any(column.external for column in columns)
         behind = self._n_whole < len(table.get("seq_num", ()))
-        self._pulse = None if in_files or behind else _pulse(node, columns, table, counted)
+        own = [column.key for column in columns if column.key not in table]
+        stand_ins = metadata.get(STAND_INS, {})
+        keys = [str(stand_ins.get(key, key)) for key in own]
+        self._pulse = None if in_files or behind else _pulse(node, keys, counted)
 
     def _is_still(self) -> bool:
         """Tell whether there cannot be more rows than before."""
@@ -320,16 +323,13 @@ def _timestamp(table: Mapping[str, Sequence[Any]], key: str, row: int, time: flo
     return time if stamp is None or stamp != stamp else float(stamp)
 
 
-def _pulse(
-    node: Any, columns: Iterable[StoredColumn], table: Mapping[str, Any], counted: Any
-) -> Callable[[], int] | None:
+def _pulse(node: Any, keys: Sequence[str], counted: Any) -> Callable[[], int] | None:
     """Give what counts the rows of a stream: by an array's shape, for arrays are written first.
 
     A stream without arrays is counted by its table, which its server has to read.
     """
-    own = [column.key for column in columns if column.key not in table]
-    if any(node[key].structure_family == "array" for key in own[:1]):
-        return lambda: int(node[own[0]].shape[0])
+    if any(node[key].structure_family == "array" for key in keys[:1]):
+        return lambda: int(node[keys[0]].shape[0])
     return None if counted is None else lambda: len(counted.read(["seq_num"]))
 
 

@@ -74,8 +74,6 @@ class Stream:
         For what is made.
     lost
         Takes what costs one data key.
-    whole
-        Whether all of its rows come again where the run is gone on with in another process.
     before
         The `state` to go on from, empty for a new stream.
     """
@@ -88,7 +86,6 @@ class Stream:
         access_tags: Any,
         lost: list[Exception],
         *,
-        whole: bool,
         before: Mapping[str, Any],
     ) -> None:
         self.notes: list[str] = list(before.get("notes", ()))
@@ -97,7 +94,6 @@ class Stream:
         self._data_keys = data_keys
         self._access_tags = access_tags
         self._lost = lost
-        self._whole = whole
         self._rows: list[Document] = []
         self._n_written = int(before.get("written", 0))
         self._keys: list[str] = list(before.get("keys", ()))
@@ -111,8 +107,6 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """Give, as plain data, what waits and what is known to be written."""
-        if self._whole:
-            return {"rows": [], "written": 0, "notes": list(self.notes)}
         return {
             "rows": list(self._rows),
             "written": self._n_written,

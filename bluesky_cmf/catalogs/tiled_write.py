@@ -8,11 +8,12 @@ public client: arrays as arrays that grow, scalars as one table a stream.
 import copy
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bluesky_tiled_plugins import TiledWriter
 from bluesky_tiled_plugins.writing.tiled_writer import (
+    ExternalEventDataReference,
     RunNormalizer,
     concatenate_stream_datums,
 )
@@ -100,22 +101,25 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
         self._stream_of: dict[str, Stream] = {}
         self._plain: set[str] = set()
         self._names: dict[str, dict[str, str]] = {}
-        self._files: dict[str, Any] = {}
         self._writer: Any = None
-        #: All that was taken but for plain rows: a run can be gone on with from these and them.
+        #: Descriptors and resources as they came, and the references to files that were made.
         self._history: list[tuple[str, Document]] = []
+        self._resources: dict[str, Any] = {}
+        #: The frames that the server has still to be told of, and those that it knows.
+        self._files: list[Any] = []
+        self._registered: list[Any] = []
         self._before: Mapping[str, Mapping[str, Any]] = {}
 
     def __call__(self, name: str, doc: Document, validate: bool = False) -> Any:
         """Take one document; what the server says to the start document is kept in `refusal`."""
-        if name in ("event", "event_page") and doc["descriptor"] in self._plain:
-            return super().__call__(name, doc, validate=validate)
-        if name != "start":
+        if name in ("descriptor", "resource"):
             # As it came: what takes old references to files apart changes them.
-            kept = doc if name in ("event", "event_page") else copy.deepcopy(doc)
+            kept = copy.deepcopy(doc)
             taken = super().__call__(name, doc, validate=validate)
             self._history.append((name, kept))
             return taken
+        if name != "start":
+            return super().__call__(name, doc, validate=validate)
         try:
             return super().__call__(name, doc, validate=validate)
         except Exception as error:
@@ -130,14 +134,34 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
         """Give, as plain data, what `resume` needs in another process."""
-        streams = {name: stream.state() for name, stream in self._streams.items()}
-        return {"history": list(self._history), "streams": streams}
+        frames = self._next_frame_index.items()
+        return {
+            "history": list(self._history),
+            "resources": list(self._resources.values()),
+            "files": [*self._registered, *self._files],
+            "datums": list(self._datum_cache.values()),
+            "without_datum": [list(reference) for reference in self._ext_ref_cache],
+            "frames": [[stream, key, dict(index)] for (stream, key), index in frames],
+            "streams": {name: stream.state() for name, stream in self._streams.items()},
+        }
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where another process had to stop; nothing that is stored is stored again."""
         self._before = state["streams"]
         for name, doc in state["history"]:
             self(name, doc)
+        for doc in state["resources"]:
+            self.emit(DocumentNames.stream_resource, doc)
+            self._emitted.add(doc["uid"])
+        # The server is told of all frames again: who counts them begins with nothing.
+        self._files = list(state["files"])
+        self._datum_cache = {doc["datum_id"]: doc for doc in state["datums"]}
+        self._ext_ref_cache = [
+            ExternalEventDataReference(*reference) for reference in state["without_datum"]
+        ]
+        self._next_frame_index.update(
+            {(stream, key): index for stream, key, index in state["frames"]}
+        )
         for name, before in self._before.items():
             for row in before["rows"]:
                 self._streams[name].append(row)
@@ -173,9 +197,14 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
             self._stream_of[doc["descriptor"]].append(doc)
             return
         if name == DocumentNames.stream_datum:
-            self._refer(doc)
+            # Not before `flush`: a document that is taken has been taken as a whole.
+            _join(self._files, doc, self._data_key)
             return
+        if name == DocumentNames.stream_resource:
+            self._resources[doc["uid"]] = copy.deepcopy(doc)
         if name == DocumentNames.stop:
+            # What had to wait for its datum is among the files by now.
+            self._ext_ref_cache = []
             self.flush(force=True)
             notes = [note for stream in self._streams.values() for note in stream.notes]
             doc["_run_normalizer_notes"] = [*doc.get("_run_normalizer_notes", ()), *notes]
@@ -192,20 +221,14 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
 
     def flush(self, *, force: bool) -> bool:
         """Write the rows; without `force` a new stream's first ones wait for company."""
-        for files in list(self._files):
-            self._register(self._files.pop(files))
+        while self._files:
+            self._register(self._files[0])
+            _join(self._registered, self._files.pop(0), self._data_key)
         waits = [stream.flush(force=force) for stream in self._streams.values()]
         return any(waits)
 
-    def _refer(self, doc: Any) -> None:
-        """Keep a reference to files, joined to the one before where it goes on from there."""
-        before = self._files.pop(doc["stream_resource"], None)
-        if before is not None:
-            try:
-                doc = concatenate_stream_datums(before, doc)
-            except ValueError:
-                self._register(before)
-        self._files[doc["stream_resource"]] = doc
+    def _data_key(self, doc: Any) -> str:
+        return str(self._resources[doc["stream_resource"]]["data_key"])
 
     def _register(self, doc: Any) -> None:
         """Tell the server of files, as often as it takes, and count their frames once."""
@@ -226,10 +249,21 @@ class TiledRun(RunNormalizer):  # type: ignore[misc]
                 descriptor["data_keys"],
                 self._access_tags,
                 self.lost,
-                whole=descriptor["uid"] not in self._plain,
                 before=self._before.get(name, {}),
             )
         return self._streams[name]
+
+
+def _join(pieces: list[Any], doc: Any, data_key: Callable[[Any], str]) -> None:
+    """Add frames to those before them of their data key, or after them where these end."""
+    for i in reversed(range(len(pieces))):
+        if data_key(pieces[i]) == data_key(doc):
+            try:
+                pieces[i] = concatenate_stream_datums(pieces[i], doc)
+            except ValueError:
+                break
+            return
+    pieces.append(doc)
 
 
 def _with_names(value: Any, names: Mapping[str, str]) -> Any:

@@ -1,21 +1,19 @@
 """`CatalogWriter`: the callback that stores documents from a thread of its own."""
 
-import copy
 import logging
 import threading
 import time
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ..documents import is_analysis
 from ..worker import at_exit
-from .patience import Abandoned, attend
-from .routing import Document, RunOpener, RunRouter
-from .spool import Leftover, Spool, leftovers
+from .failures import Failures
+from .patience import Abandoned, Attendant, attend
+from .recovering import LOOK_AGAIN, Recovery
+from .routing import LOST, Document, RunOpener, RunRouter
+from .spool import Spool
+from .taking import LatestLeftOut, detached
 
 __all__ = ["CatalogWriter"]
 
@@ -26,10 +24,8 @@ _PACE = 0.5
 #: Seconds without any progress after which a close without timeout, and the drain at exit, put
 #: what waits on disk: where the catalog is known not to answer, and where it only seems so.
 _STUCK_AWAY, _STUCK = 20.0, 90.0
-#: Seconds between two looks at what other processes left.
-_LOOK_AGAIN = 60.0
-#: Seconds that putting it on disk may take.
-_SAVING = 60.0
+#: Seconds that putting it on disk may take, and that the thread may take to come to a request.
+_SAVING, _STILL = 60.0, 5.0
 
 
 class CatalogWriter:
@@ -71,30 +67,32 @@ class CatalogWriter:
         latest: bool = False,
         spool: Path | None = None,
     ) -> None:
-        self.error: BaseException | None = None
-        self._open_run = open_run
+        self._failures = Failures(target)
         self._target = target
-        self._latest = latest
-        self._folder = spool
+        self._left_out = None if latest else LatestLeftOut()
         self._spool = Spool(spool)
-        self._router = RunRouter(open_run, self._run_failed, self._spool.claim)
-        self._analysis_runs: set[str] = set()
-        self._skipped: dict[str, str] = {}
+        self._router = RunRouter(open_run, self._failures.run, self._spool.claim)
+        self._recovery = Recovery(spool, open_run, target=target, failed=self._failures.run)
         #: What was taken out of the spool, the first perhaps in part, the others not.
         self._routing: deque[tuple[str, Document]] = deque()
         self._changed = threading.Condition()
         self._received = self._handled = self._written = 0
-        self._hurry = self._closing = self._closed = self._puzzled = False
+        self._hurry = self._closing = self._closed = False
         #: Whether the catalog does not answer, and how many documents were written before.
         self._away = False
         self._written_before: int | None = None
-        self._recovering, self._look_again = spool is not None, 0.0
-        self._abandoned = threading.Event()
+        self._recovering = spool is not None
+        self._attendant = Attendant(self._lost_touch, self._in_touch)
         #: Not the thread itself: one whose `join` was interrupted passes for ended.
         self._ended = threading.Event()
         threading.Thread(target=self._run, name="catalog-writer", daemon=True).start()
         reference = weakref.ref(self)
         at_exit(lambda: _drain(reference), stage="writers")
+
+    @property
+    def error(self) -> BaseException | None:
+        """The first failure; None while there is none."""
+        return self._failures.first
 
     def __call__(self, name: str, doc: Document) -> None:
         """Take one document; nothing is raised and nothing is waited for.
@@ -107,9 +105,11 @@ class CatalogWriter:
             The document, which is not changed, and may be changed by others afterwards.
         """
         try:
-            detached = _detached(name, doc)
+            if self._leave_out(name, doc):
+                return
+            own = detached(name, doc)
         except Exception as error:
-            self._not_understood(name, error)
+            self._failures.document(name, error)
             return
         with self._changed:
             if self._closing:
@@ -117,7 +117,7 @@ class CatalogWriter:
                     logger.warning("The writer of %s is closed: documents are not stored.", self)
                     self._closed = True
                 return
-            self._spool.put(name, detached)
+            self._spool.put(name, own)
             self._received += 1
             if self._received == self._handled + 1:
                 self._changed.notify_all()
@@ -154,7 +154,8 @@ class CatalogWriter:
         Parameters
         ----------
         timeout
-            Seconds to wait; None waits as long as the catalog answers.
+            Seconds to wait; None waits as long as the catalog answers: 20 s where it is known not
+            to, 90 s where it takes a request and says nothing.
 
         Returns
         -------
@@ -166,7 +167,7 @@ class CatalogWriter:
             self._closing = True
             self._changed.notify_all()
         self._join(timeout)
-        if not self._ended.is_set() and self._away:
+        if not self._ended.is_set() and (self._away or timeout is None):
             self._leave()
         with self._changed:
             return self._written >= self._received and self.error is None
@@ -177,46 +178,26 @@ class CatalogWriter:
             self._ended.wait(timeout)
             return
         watch = _Progress(self)
-        while not self._ended.is_set() and not (self._away and watch.stuck()):
+        while not self._ended.is_set() and not watch.stuck():
             self._ended.wait(0.1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} into {self._target}>"
 
     def _leave_out(self, name: str, doc: Document) -> bool:
-        """Tell whether a document belongs to the stream ``latest`` of an analysis run."""
-        if name == "start" and is_analysis(doc):
-            self._analysis_runs.add(doc["uid"])
-        elif name == "descriptor":
-            run = doc.get("run_start")
-            if run in self._analysis_runs and doc.get("name") == "latest":
-                self._skipped[doc["uid"]] = str(run)
-                return True
-        elif name in ("event", "event_page"):
-            return doc["descriptor"] in self._skipped
-        elif name == "stop" and doc["run_start"] in self._analysis_runs:
-            run = doc["run_start"]
-            self._analysis_runs.discard(run)
-            self._skipped = {uid: owner for uid, owner in self._skipped.items() if owner != run}
-        return False
+        # Before it waits anywhere: from disk another process stores all that it finds.
+        with self._changed:
+            return self._left_out is not None and self._left_out(name, doc)
 
     # ---- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        attend(_Watch(self))
+        attend(self._attendant)
         whole = False
         try:
-            self._recover()
-            waits = False
-            while True:
-                force, last = self._collect(waits)
-                waits = self._write(force)
-                with self._changed:
-                    if last and self._handled == self._received:
-                        whole = True
-                        return
-                if not force:
-                    self._recover()
+            with self._attendant.moving:
+                self._work()
+            whole = True
         except Abandoned:
             return
         finally:
@@ -226,15 +207,32 @@ class CatalogWriter:
                 self._ended.set()
                 self._changed.notify_all()
 
+    def _work(self) -> None:
+        self._recover()
+        waits = False
+        while True:
+            force, last = self._collect(waits)
+            try:
+                waits = self._write(force)
+            except Exception as error:
+                self._failures.stumble(error)
+                self._attendant.abandoned.wait(_PACE)
+            with self._changed:
+                if last and self._written == self._received:
+                    return
+            if not force:
+                self._recover()
+
     def _write(self, force: bool) -> bool:
         """Write what has come; tell whether some of it is held back."""
         while True:
             self._routing.extend(self._spool.take())
             while self._routing:
-                self._route(*self._routing[0])
+                name, doc = self._routing[0]
+                self._route(name, doc)
                 # What is being routed can be gone on with only as a whole.
                 self._routing.popleft()
-                self._handled += 1
+                self._handled += doc["count"] if name == LOST else 1
             waits = self._router.flush(force=force)
             with self._changed:
                 if not waits:
@@ -246,63 +244,29 @@ class CatalogWriter:
                 return waits
 
     def _recover(self) -> None:
-        """Write what earlier processes left for this catalog; looked for now and then."""
-        if self._folder is None or time.monotonic() < self._look_again:
-            return
+        """Write what earlier processes left for this catalog."""
         try:
-            for leftover in leftovers(self._folder):
-                self._write_leftover(leftover)
-        finally:
-            self._look_again = time.monotonic() + _LOOK_AGAIN
-            with self._changed:
-                self._recovering = False
-                self._changed.notify_all()
-        self._caught_up(self._written == self._received)
-
-    def _write_leftover(self, leftover: Leftover) -> None:
-        state = leftover.state
-        router = RunRouter(self._open_run, self._run_failed, state["claim"])
-        done = False
-        try:
-            router.resume(state["runs"])
-            for documents in (state["routing"], *leftover.documents()):
-                for name, doc in documents:
-                    router(name, doc)
-                router.flush(force=True)
-            router.flush(force=True)
-            done = True
+            if self._recovery.look():
+                self._caught_up(self._written == self._received)
         except Exception as error:
-            logger.exception(
-                "What an earlier process left in %s could not be written to %s and stays there.",
-                leftover.folder,
-                self._target,
-            )
-            self.error = self.error or error
-        finally:
-            if not done:
-                leftover.leave()
-        if done:
-            leftover.remove()
-            logger.warning(
-                "What an earlier process could not write to %s was written now, from %s.",
-                self._target,
-                leftover.folder,
-            )
+            self._failures.stumble(error)
+        with self._changed:
+            self._recovering = False
+            self._changed.notify_all()
 
     def _route(self, name: str, doc: Document) -> None:
         try:
-            if self._latest or not self._leave_out(name, doc):
-                self._router(name, doc)
+            self._router(name, doc)
         except Exception as error:
             # Without this thread nothing would ever be stored again.
-            self._not_understood(name, error)
+            self._failures.document(name, error)
 
     def _collect(self, waits: bool) -> tuple[bool, bool]:
         """Wait for documents; tell whether to write everything, and whether to end."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._received > self._handled or waits or self._hurry or self._closing,
-                _LOOK_AGAIN,
+                LOOK_AGAIN,
             )
             self._changed.wait_for(lambda: self._hurry or self._closing, _PACE)
             force = self._hurry or self._closing
@@ -313,8 +277,7 @@ class CatalogWriter:
 
     def _lost_touch(self, error: Exception) -> None:
         """Keep on disk what is needed to go on; called in the thread, in a request."""
-        runs, routing = self._router.state(), list(self._routing)
-        self._spool.hold({"claim": self._spool.claim, "runs": runs, "routing": routing})
+        self._hold()
         with self._changed:
             self._away = True
             first, waiting = self._written_before is None, self._received - self._written
@@ -330,6 +293,13 @@ class CatalogWriter:
                 waiting,
                 self._spool.folder,
             )
+
+    def _hold(self) -> None:
+        try:
+            self._spool.hold(self._router.state(), list(self._routing))
+        except Exception as error:
+            # What waits for the catalog in memory does so all the same.
+            self._failures.stumble(error)
 
     def _in_touch(self) -> None:
         with self._changed:
@@ -350,9 +320,9 @@ class CatalogWriter:
         n_documents = self._received - self._written
         if not n_documents:
             self._spool.forget()
-            self._abandoned.set()
+            self._attendant.abandoned.set()
             return
-        if not self._spool.save(_SAVING):
+        if not self._put_aside():
             logger.error(
                 "%s does not answer, and %d documents could not be put on disk in %s: they are "
                 "lost when this process ends.",
@@ -361,7 +331,6 @@ class CatalogWriter:
                 self._spool.folder,
             )
             return
-        self._abandoned.set()
         self._ended.wait(1.0)
         logger.error(
             "%s does not answer: %d documents wait in %s. They are written by the next writer for "
@@ -371,49 +340,18 @@ class CatalogWriter:
             self._spool.folder,
         )
 
-    def _run_failed(self, uid: str, error: Exception, given_up: bool) -> None:
-        logger.error(
-            "%s the run %s could not be stored in %s; %s on. Cause: %s",
-            "The rest of" if given_up else "A part of",
-            uid,
-            self._target,
-            "other runs go" if given_up else "the run goes",
-            error,
-            exc_info=error,
-        )
-        if self.error is None:
-            self.error = error
-
-    def _not_understood(self, name: str, error: BaseException) -> None:
-        if not self._puzzled:
-            self._puzzled = True
-            logger.error(
-                "A document of the kind %r makes no sense and is not stored in %s; others are. "
-                "Cause: %r",
-                name,
-                self._target,
-                error,
-                exc_info=error,
-            )
-        if self.error is None:
-            self.error = error
-
-
-class _Watch:
-    """Tells a writer how the catalog answers its thread."""
-
-    def __init__(self, writer: CatalogWriter) -> None:
-        self._writer = writer
-
-    def away(self, error: Exception) -> None:
-        self._writer._lost_touch(error)
-
-    def back(self) -> None:
-        self._writer._in_touch()
-
-    def pause(self, seconds: float) -> None:
-        if self._writer._abandoned.wait(seconds):
-            raise Abandoned
+    def _put_aside(self) -> bool:
+        # The thread is in a request, or comes to one, and finds then that nobody waits for it.
+        if not self._attendant.moving.acquire(timeout=_STILL):
+            return False
+        try:
+            self._hold()
+            if not self._spool.save(_SAVING):
+                return False
+            self._attendant.abandoned.set()
+            return True
+        finally:
+            self._attendant.moving.release()
 
 
 class _Progress:
@@ -421,11 +359,12 @@ class _Progress:
 
     def __init__(self, writer: CatalogWriter) -> None:
         self._writer = writer
-        self._handled, self._since = -1, time.monotonic()
+        self._seen, self._since = (-1, -1), time.monotonic()
 
     def stuck(self) -> bool:
-        if self._writer._handled != self._handled:
-            self._handled, self._since = self._writer._handled, time.monotonic()
+        seen = self._writer._handled, self._writer._attendant.n_answers
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
         patience = _STUCK_AWAY if self._writer._away else _STUCK
         return time.monotonic() - self._since > patience
 
@@ -436,41 +375,11 @@ def _drain(reference: "weakref.ref[CatalogWriter]") -> None:
     if writer is None:
         return
     watch = _Progress(writer)
-    while not writer._ended.is_set() and not writer._abandoned.is_set():
+    while not writer._ended.is_set() and not writer._attendant.abandoned.is_set():
         if writer.flush(1.0) or writer._written >= writer._received:
             break
         if watch.stuck():
-            if writer._away:
-                writer._leave()
-                return
-            logger.error(
-                "%d documents could not be written to %s before the exit.",
-                writer._received - writer._written,
-                writer._target,
-            )
+            writer._leave()
             return
-    if not writer._abandoned.is_set():
+    if not writer._attendant.abandoned.is_set():
         writer.close(1.0)
-
-
-def _detached(name: str, doc: Document) -> Document:
-    """Copy what others may still change, above all the arrays that a detector uses again."""
-    if name not in ("event", "event_page"):
-        try:
-            return copy.deepcopy(doc)
-        except Exception:
-            # It holds a lock or a socket: its store will refuse it, and name the run.
-            return dict(doc)
-    return {key: _copied(value) for key, value in doc.items()}
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.copy()
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        if value and isinstance(value[0], (np.ndarray, list, tuple, dict)):
-            return [_copied(part) for part in value]
-        return list(value)
-    return value
