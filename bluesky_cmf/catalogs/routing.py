@@ -162,7 +162,8 @@ class RunRouter:
 
     def _lose(self, doc: Document) -> None:
         """Give up the runs that lack a document: all, where it is not known which."""
-        error = CatalogError(f"{doc['count']} documents are lost: {doc['cause']}")
+        n_lost = "A document is" if doc["count"] == 1 else f"{doc['count']} documents are"
+        error = CatalogError(f"{n_lost} lost: {doc['cause']}")
         of, ids = doc.get("of"), doc.get("ids", {})
         if of is None:
             uids = list(self._runs)
