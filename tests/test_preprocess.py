@@ -101,7 +101,7 @@ def test_the_steps_are_told_in_plain_values() -> None:
 
     told = {"roi": [1.0, 20.0], "normalize": "max", "negative": "reject"}
     assert json.loads(json.dumps(steps.describe())) == told
-    assert Preprocess().describe() == {"roi": None, "normalize": None}
+    assert Preprocess().describe() == {"roi": None, "normalize": None, "negative": "reject"}
 
 
 def test_steps_with_the_same_values_are_equal() -> None:
