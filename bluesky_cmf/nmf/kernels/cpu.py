@@ -27,37 +27,25 @@ _LOOK_EVERY, _STILL = 4, 1e-12
 
 
 @compiled
-def _product(X, V, H, free, C):
-    """Put the columns ``free`` of XHᵀ into C, where X stands for X V if V has rows."""
-    some = np.empty((len(free), H.shape[1]))
-    for k in range(len(free)):
-        some[k] = H[free[k]]
-    columns = np.empty((len(X), len(free)))
+def _product(X, V, H, C):
+    """C = XHᵀ, where X stands for X V if V has rows."""
     if len(V):
-        inner = np.empty((len(V), len(free)))
-        times(V, some, inner)
-        times(X, np.ascontiguousarray(inner.T), columns)
+        inner = np.empty((len(V), len(H)))
+        times(V, H, inner)
+        times(X, np.ascontiguousarray(inner.T), C)
     else:
-        times(X, some, columns)
-    for k in range(len(free)):
-        C[:, free[k]] = columns[:, k]
+        times(X, H, C)
 
 
 @compiled
-def _transposed_product(X, V, W, free, B):
-    """Put the rows ``free`` of WX into B, for W (K, N), where X stands for X V if V has rows."""
-    some = np.empty((len(X), len(free)))
-    for k in range(len(free)):
-        some[:, k] = W[free[k]]
-    rows = np.empty((len(free), B.shape[1]))
+def _transposed_product(X, V, W, B):
+    """B = WᵀX, where X stands for X V if V has rows."""
     if len(V):
-        inner = np.empty((len(free), len(V)))
-        transposed_times(X, some, inner)
-        transposed_times(V, np.ascontiguousarray(inner.T), rows)
+        inner = np.empty((W.shape[1], len(V)))
+        transposed_times(X, W, inner)
+        transposed_times(V, np.ascontiguousarray(inner.T), B)
     else:
-        transposed_times(X, some, rows)
-    for k in range(len(free)):
-        B[free[k]] = rows[k]
+        transposed_times(X, W, B)
 
 
 @compiled
@@ -159,9 +147,8 @@ def sweep(
     """
     K, N = W.shape
     F = H.shape[1]
-    # What belongs to held components stays as it is.
-    new_C = C.copy()
-    A, G, B = np.empty((K, K)), np.empty((K, K)), np.zeros((K, F))
+    new_C = np.empty((N, K))
+    A, G, B = np.empty((K, K)), np.empty((K, K)), np.empty((K, F))
     new_W, new_H = np.empty((K, N)), np.empty((K, F))
     every = np.arange(K)
     right = np.empty((K, N))
@@ -177,11 +164,11 @@ def sweep(
         _descend_columns(new_W, G, right, every, passes[0])
         ahead_W[:] = new_W + step * (new_W - W)
         gram(ahead_W, A)
-        _transposed_product(X, V, ahead_W, free, B)
+        _transposed_product(X, V, ahead_W.T, B)
         _penalise(A, B, l1, l2)
         new_H[:] = ahead_H
         _descend_columns(new_H, A, B, free, passes[1])
-        _product(X, V, new_H, free, new_C)
+        _product(X, V, new_H, new_C)
         gram(new_W, A)
         gram(new_H, G)
         found = _objective(half_norm, new_W, new_C, A, G) + _penalty(new_W, new_H, A, G, l1, l2)

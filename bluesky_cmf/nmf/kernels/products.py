@@ -68,7 +68,7 @@ def times(X, H, C):
     for first in range(0, F, COLUMNS):
         last = min(F, first + COLUMNS)
         i = 0
-        # Two rows by four components, or two: what is loaded is used several times.
+        # Two rows by four components: what is loaded is used several times.
         while i + 2 <= N:
             x, y = X[i, first:last], X[i + 1, first:last]
             k = 0
@@ -95,20 +95,6 @@ def times(X, H, C):
                 C[i + 1, k + 2] += d2
                 C[i + 1, k + 3] += d3
                 k += 4
-            while k + 2 <= K:
-                h0, h1 = H[k, first:last], H[k + 1, first:last]
-                c0 = c1 = d0 = d1 = 0.0
-                for j in range(len(x)):
-                    value, other = np.float64(x[j]), np.float64(y[j])
-                    c0 += value * h0[j]
-                    c1 += value * h1[j]
-                    d0 += other * h0[j]
-                    d1 += other * h1[j]
-                C[i, k] += c0
-                C[i, k + 1] += c1
-                C[i + 1, k] += d0
-                C[i + 1, k + 1] += d1
-                k += 2
             while k < K:
                 h = H[k, first:last]
                 c = d = 0.0
