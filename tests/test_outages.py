@@ -555,6 +555,27 @@ def test_old_references_to_files_are_completed_by_the_next_process(
     np.testing.assert_array_equal([np.squeeze(data["image"]) for data in found], frames)
 
 
+@pytest.mark.parametrize("at", [2, 5, 9])
+def test_renamed_data_keys_are_completed_by_the_next_process(
+    folder: Path, other: Catalog, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    run = compose_run()
+    keys = {k: {"source": "", "dtype": "number", "shape": []} for k in ("a'b", "time", "x")}
+    stream = run.compose_descriptor(name="primary", data_keys=keys)
+    documents: Documents = [("start", run.start_doc), ("descriptor", stream.descriptor_doc)]
+    for i in range(8):
+        data = {"a'b": float(i), "time": 10.0 + i, "x": -float(i)}
+        event = stream.compose_event(data=data, timestamps=dict.fromkeys(data, 1.0))
+        documents.append(("event", event))
+    documents.append(("stop", run.compose_stop()))
+    left_behind(folder, monkeypatch, documents[:at], documents[at:])
+    store = other.writer()
+    assert store.flush(60) and store.error is None
+    store.close()
+    found = [d["data"] for name, d in other.documents(run.start_doc["uid"]) if name == "event"]
+    assert found == [{"a_b": float(i), "time_": 10.0 + i, "x": -float(i)} for i in range(8)]
+
+
 def test_what_is_kept_of_a_run_with_files_does_not_grow_with_it(
     folder: Path, other: Catalog
 ) -> None:

@@ -71,7 +71,8 @@ class Catalog(ABC):
             The folder for documents that have to wait on disk, while the catalog does not answer;
             None takes that of the environment variable ``BLUESKY_CMF_SPOOL``, or else one in the
             user's folder for the state of programs. What an earlier process left there for this
-            catalog is written first.
+            catalog is written first. In Tiled nothing is stored twice; in databroker a document
+            whose answer was lost is, where its database lacks databroker's unique indexes.
 
         Returns
         -------

@@ -36,9 +36,12 @@ class CatalogWriter:
     large batches.
 
     While the catalog does not answer, documents wait, in memory and in files on disk, for as long
-    as the process lives; nothing is lost and nothing is written twice. When the interpreter exits
-    the rest is written first. What cannot be written then stays on disk, and the next writer for
-    the same catalog writes it.
+    as the process lives; nothing is lost, and in Tiled nothing is written twice. databroker's
+    server cannot be asked what it has: a document whose answer was lost is sent to it again, and
+    only a database with databroker's unique indexes keeps it once. When the interpreter exits the
+    rest is written first. What cannot be written then, because the catalog does not answer or
+    takes a request and says nothing, stays on disk, and the next writer for the same catalog
+    writes it. What is refused then stays there too.
 
     Parameters
     ----------
