@@ -27,8 +27,10 @@ from tiled.client import from_uri
 from tiled.server import SimpleTiledServer
 
 from bluesky_cmf.catalogs import Catalog, CatalogWriter, open_catalog, patience
+from bluesky_cmf.catalogs.tiled_nodes import plain_node
 from bluesky_cmf.documents import read_analysis
 from bluesky_cmf.errors import CatalogError, RunNotFoundError
+from tests.streams import mixtures, run_documents
 
 # databroker.temp() is a Tiled application in this process: its client imports Starlette's test
 # client, which warns of the httpx that Tiled is made for.
@@ -1075,3 +1077,25 @@ def test_a_folder_logs_into_itself_and_leaves_the_logging_of_the_process_alone(
     assert capfd.readouterr().err == ""
     (line,) = (new_folder / "error.log").read_text().splitlines()
     assert line.endswith("WARNING something odd")
+
+
+def test_a_table_is_read_by_the_client_that_is_asked_though_an_older_one_is_remembered(
+    tmp_path: Path,
+) -> None:
+    x, _, patterns = mixtures(4)
+    documents = run_documents(patterns, x=x)
+    uid = documents[0][1]["uid"]
+    remembered = []
+    with open_catalog(tmp_path / "folder") as catalog:
+        with open_catalog(tmp_path / "folder") as older:
+            store = older.writer()
+            for name, doc in documents:
+                store(name, doc)
+            assert store.flush(60)
+            store.close()
+            table = plain_node(older._client[uid]["primary"])["internal"]
+            # What dask makes of a table is alive for as long as anybody holds it.
+            remembered.append(super(type(table), table).read())
+        events = [doc for name, doc in catalog.documents(uid) if name == "event"]
+    assert [event["data"]["temperature"] for event in events] == [0.0, 1.0, 2.0, 3.0]
+    assert len(remembered) == 1

@@ -707,6 +707,25 @@ def test_the_writer_goes_on_after_an_error_and_tells_it(
     assert "a disk that is gone" in str(store.error) and "a disk that is gone" in caplog.text
 
 
+def test_what_an_error_kept_from_being_written_is_written_without_more_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, failed = RunRouter.flush, []
+
+    def once(self: RunRouter, *, force: bool) -> bool:
+        if not failed:
+            failed.append(1)
+            raise RuntimeError("nobody thought of it")
+        return real(self, force=force)
+
+    monkeypatch.setattr(RunRouter, "flush", once)
+    store = CatalogWriter(Shelf(), spool=tmp_path / "spool")
+    give(store, a_run(3)[2])
+    with store._changed:
+        assert store._changed.wait_for(lambda: store._written == store._received, 20)
+    assert store.close(30) is False and "nobody thought of it" in str(store.error)
+
+
 def test_documents_that_are_lost_on_disk_are_a_failure_and_their_run_does_not_look_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,13 +1,15 @@
 """Containers in Tiled as TiledWriter sees them: what is made a second time is what is there."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from ..errors import CatalogError
 from .patience import existing_or_new
 
-__all__ = ["ClaimedRuns", "plain_node"]
+__all__ = ["ClaimedRuns", "plain_node", "read_frame"]
 
 #: The entry of a run's metadata that says which writer it belongs to.
 CLAIM = "_claim"
@@ -18,6 +20,18 @@ _UPDATES = "_config_updates"
 def plain_node(node: Any) -> Any:
     """Give a Tiled node as the plain container that it is, without Bluesky's views."""
     return getattr(node, "base", node)
+
+
+def read_frame(node: Any, columns: Sequence[str] | None = None) -> Any:
+    """Read a table, (N rows), with this client's connection.
+
+    `read` of Tiled's client goes through an expression of dask, which dask shares among all of the
+    same name: one of a client that has been closed since, and not been collected yet, would do
+    the reading.
+    """
+    names = None if columns is None else list(columns)
+    parts = range(node.structure().npartitions)
+    return pd.concat([node.read_partition(part, names) for part in parts], ignore_index=True)
 
 
 class ClaimedRuns:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .patience import is_outage
 from .tiled_columns import ROW_SHAPES, STAND_INS
+from .tiled_nodes import read_frame
 
 __all__ = ["CHUNK_ROWS", "StoredColumn", "completed", "read_columns", "read_table"]
 
@@ -50,7 +51,7 @@ def read_table(node: Any) -> tuple[dict[str, list[Any]], Any]:
     parts = dict(node.items())
     for key, part in parts.items():
         if part.structure_family == "table" and key.startswith("internal"):
-            frame = part.read()
+            frame = read_frame(part)
             counted = part if "seq_num" in frame.columns else counted
             columns.update({name: frame[name].tolist() for name in frame.columns})
     for key, part in parts.items():
@@ -175,7 +176,7 @@ def _reader(
 ) -> StoredColumn:
     external = "external" in declared
     if part.structure_family == "table":
-        frame = part.read()
+        frame = read_frame(part)
         values = frame[key if key in frame.columns else frame.columns[0]].tolist()
         return StoredColumn(key, len(values), CHUNK_ROWS, lambda a, b: values[a:b], external)
     shape = tuple(part.shape)

@@ -17,7 +17,7 @@ from bluesky_tiled_plugins.exporters import build_descriptor_docs
 
 from .patience import is_outage
 from .tiled_columns import ROW_SHAPES, STAND_INS
-from .tiled_nodes import plain_node
+from .tiled_nodes import plain_node, read_frame
 from .tiled_parts import CHUNK_ROWS, StoredColumn, completed, read_columns, read_table
 
 __all__ = ["TiledReading", "tiled_documents"]
@@ -330,7 +330,7 @@ def _pulse(node: Any, keys: Sequence[str], counted: Any) -> Callable[[], int] | 
     """
     if any(node[key].structure_family == "array" for key in keys[:1]):
         return lambda: int(node[keys[0]].shape[0])
-    return None if counted is None else lambda: len(counted.read(["seq_num"]))
+    return None if counted is None else lambda: len(read_frame(counted, ["seq_num"]))
 
 
 def _leave_out(descriptors: Iterable[dict[str, Any]], unreadable: set[str]) -> None:

@@ -17,6 +17,7 @@ from tiled.utils import UnsafeIdentifier
 from .patience import existing_or_new, patiently
 from .routing import Document, is_array
 from .tiled_columns import ROW_SHAPES, STAND_INS, ArrayColumn, ScalarColumn
+from .tiled_nodes import read_frame
 
 __all__ = ["Stream"]
 
@@ -56,7 +57,7 @@ class _Table:
 
     def _further(self) -> int:
         """Count the rows that are there beyond those that are known."""
-        return max(0, len(self.node.read(self.names[:1])) - self.n_rows)
+        return max(0, len(read_frame(self.node, self.names[:1])) - self.n_rows)
 
 
 class Stream:

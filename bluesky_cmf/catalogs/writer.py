@@ -219,6 +219,8 @@ class CatalogWriter:
                 waits = self._write(force)
             except Exception as error:
                 self._failures.stumble(error)
+                # What was taken, and is not written, is not left until more comes.
+                waits = True
                 self._attendant.abandoned.wait(_PACE)
             with self._changed:
                 if last and self._written == self._received:
