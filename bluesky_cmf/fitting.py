@@ -15,7 +15,7 @@ from .nmf.streaming import StreamingNMF
 from .phases import Phase, resample
 from .profiles import Width
 from .recipe import Change, Component, Recipe
-from .widths import fit_width
+from .widths import instrument_width
 
 __all__ = ["Fitting"]
 
@@ -23,9 +23,6 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-
-#: Points at the lower end of the axis that a width is fitted to, at least.
-_FEWEST_POINTS = 500
 
 
 class Fitting:
@@ -204,9 +201,7 @@ class Fitting:
         """Fit the width of the instrument's lines where phases from CIFs have none."""
         phases = [c.pattern for c in components if isinstance(c.pattern, Phase)]
         if any(phase.needs_width for phase in phases):
-            # Where a lattice is a little off, its lines are displaced least at the lower end.
-            low = slice(0, max(_FEWEST_POINTS, len(self.axis) // 3))
-            self.width = fit_width(phases, self.axis[low], y[low])
+            self.width = instrument_width(phases, self.axis, y)
             logger.info("width of the lines, fitted to the first pattern: %s", self.width)
 
     def _values(self, component: Component) -> Array | None:

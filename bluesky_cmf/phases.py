@@ -233,8 +233,8 @@ class Phase:
         -------
         ndarray (F,)
             Linear interpolation; the same values, to the bit, where the axes are the same. Of a
-            CIF, the sum of its lines' profiles, of which the strongest (down to a spacing of 1 Å)
-            has the area 100.
+            CIF, the sum of its lines' profiles, whose highest point (down to a spacing of 1 Å) is
+            1, as it is of free components.
 
         Raises
         ------
