@@ -88,7 +88,7 @@ def test_a_region_outside_the_axis_is_refused() -> None:
         ({"roi": (1, 1)}, "roi: expected"),
         ({"roi": (1, 2, 3)}, "roi: expected"),
         ({"roi": (float("nan"), 1)}, "roi: expected"),
-        ({"normalize": "mean"}, "normalize: expected 'max', 'area' or None, got 'mean'"),
+        ({"normalize": "mean"}, "normalize: expected 'max', 'area', 'monitor' or None, got 'mean'"),
     ],
 )
 def test_steps_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
@@ -100,8 +100,9 @@ def test_the_steps_are_told_in_plain_values() -> None:
     steps = Preprocess(roi=(np.float64(1), 20), normalize="max")
 
     told = {"roi": [1.0, 20.0], "normalize": "max", "negative": "reject"}
+    told |= dict.fromkeys(["regrid", "rebin", "background", "monitor"])
     assert json.loads(json.dumps(steps.describe())) == told
-    assert Preprocess().describe() == {"roi": None, "normalize": None, "negative": "reject"}
+    assert Preprocess().describe() == told | {"roi": None, "normalize": None}
 
 
 def test_steps_with_the_same_values_are_equal() -> None:
