@@ -17,6 +17,7 @@ __all__ = [
     "Change",
     "Component",
     "FrameIntegrator",
+    "NoisyIntegrator",
     "Pattern",
     "Recipe",
     "held_pattern",
@@ -116,9 +117,19 @@ class FrameIntegrator(Protocol):
         """Describe it in plain values."""
 
 
+class NoisyIntegrator(FrameIntegrator, Protocol):
+    """One that also knows the noise of the patterns that it makes of counts."""
+
+    def with_variance(self, frame: Array) -> tuple[Array, Array, Array]:
+        """Give axis, pattern and variance (F,) of a frame (rows, columns)."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How datasets are fitted."""
+    """How datasets are fitted.
+
+    ``errors`` says where the noise of patterns is known from: ``"counts"``, a data key, or nowhere.
+    """
 
     preprocess: Preprocess
     integrator: FrameIntegrator | None
@@ -127,6 +138,7 @@ class Recipe:
     seed: int
     loss: str | float
     metadata: Mapping[str, Any]
+    errors: str | None = None
 
 
 def known_and_free(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
