@@ -279,12 +279,17 @@ class Dataset:
         self._fit_failed = True
 
     def _tell_faults(self) -> None:
-        """Publish what went wrong with the device, or with errors of patterns."""
-        faults = [] if self._model is None else self._model.faults
-        while faults:
-            fault = faults.pop(0)
+        """Publish what went wrong with the device, and with the errors of patterns."""
+        model = self._model
+        if model is None:
+            return
+        while model.faults:
+            fault = model.faults.pop(0)
             self.error = CMFError(fault)
             self._open_run().fault(fault, len(self._points))
+        while model.doubts:
+            # Nothing has failed: it is no `error`.
+            self._open_run().fault(model.doubts.pop(0), len(self._points))
 
     def _device(self) -> str:
         return str(self.recipe.device if self._model is None else self._model.device)

@@ -58,8 +58,9 @@ class Fitting:
     width : Width or None
         What was fitted of the lines of phases from CIFs.
     faults : list of str
-        What has gone wrong with the device, or with the errors of patterns, until somebody takes
-        it.
+        What has gone wrong with the device, until somebody takes it.
+    doubts : list of str
+        What was wrong with the errors of patterns that are used all the same, likewise.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Fitting:
         self._grid = recipe.preprocess.grid(x)
         self.axis = recipe.preprocess.axis(x)
         self.faults: list[str] = []
+        self.doubts: list[str] = []
         self.width: Width | None = None
         self._fit_width(components, *(recipe.preprocess.crop(x, values) for values in (x, y)))
         #: What each component is held at, or started from, and whether it is held.
@@ -190,7 +192,7 @@ class Fitting:
     def tell_doubts(self) -> None:
         """Say of how many patterns the noise was not known, where one was told of."""
         if self._n_doubtful > 1:
-            self._fault(
+            self._note_doubt(
                 f"errors: the noise of {self._n_doubtful} of {self._n_patterns} patterns was "
                 "estimated from the residual"
             )
@@ -301,14 +303,14 @@ class Fitting:
         """Count a pattern whose noise is not known though it should be; the first one is told."""
         self._n_doubtful += 1
         if self._n_doubtful == 1:
-            self._fault(
+            self._note_doubt(
                 f"errors: {doubt} (pattern {self._n_patterns}); the noise of such patterns is "
                 "estimated from the residual"
             )
 
-    def _fault(self, message: str) -> None:
+    def _note_doubt(self, message: str) -> None:
         logger.warning("%s", message)
-        self.faults.append(message)
+        self.doubts.append(message)
 
 
 def _rows(nmf: StreamingNMF, start: int, noises: Sequence[Covariance | None]) -> RowFit:

@@ -98,10 +98,10 @@ def _variance(values: Array, errors: Array | Literal["counts"] | None) -> Array 
     if errors is None:
         return None
     if isinstance(errors, str):
-        return np.maximum(values.astype(float), 1.0)
+        variance: Array = np.maximum(values.astype(float), 1.0)
+        return variance
     with np.errstate(over="ignore", invalid="ignore"):
-        variance: Array = np.where(errors < 0, np.nan, errors.astype(float) ** 2)
-    return variance
+        return np.where(errors < 0, np.nan, errors.astype(float) ** 2)
 
 
 def _integrated(values: Array, integrate: Integrate) -> Measured:

@@ -277,6 +277,7 @@ def test_replay_into_another_catalog_crops_and_normalises_and_draws_against_anot
     assert analysis.n_patterns == 6
     assert analysis.variables == ("det_total",)
     steps = {"roi": [3.0, 7.0], "normalize": "max", "negative": "reject"}
+    steps |= dict.fromkeys(["regrid", "rebin", "background", "monitor"])
     assert analysis.start["cmf"]["preprocess"] == steps
     assert analysis.start["cmf"]["seed"] == 4
     assert analysis.axis is not None
@@ -338,7 +339,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"pattern": "chi_I"}, "no data key 'chi_I'"),
         ({"x": "chi_Q"}, "'chi_Q'"),
         ({"stream": "baseline"}, "baseline"),
-        ({"normalize": "sum"}, "expected 'max', 'area' or None, got 'sum'"),
+        ({"normalize": "sum"}, "expected 'max', 'area', 'monitor' or None, got 'sum'"),
         ({"phase": "missing.xy"}, "missing.xy: no such file"),
         ({"figure": "figure.doc"}, "--figure: 'figure.doc': matplotlib writes no 'doc' files"),
         ({"components": "0"}, "--components"),
