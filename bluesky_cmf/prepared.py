@@ -69,8 +69,8 @@ class Noise:
         for P, Q in self.steps:
             left = left - np.outer(vectors @ P, Q)
         pulled = self.resampling.pulled_back(left)
-        raw = self.raw[self.resampling.points]
-        covariance: Array = (pulled * (raw * self.scale**2)) @ pulled.T
+        spread = pulled * (np.sqrt(self.raw[self.resampling.points]) * self.scale)
+        covariance: Array = spread @ spread.T
         return covariance
 
     def _raw(self, weights: Array) -> Array:
