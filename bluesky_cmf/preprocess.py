@@ -121,6 +121,8 @@ class Preprocess:
     def grid(self, x: Array) -> Array:
         """Give the axis that patterns on ``x`` (F,) are taken onto, before `rebin`, (B,).
 
+        What `rebin` would leave over is not on it.
+
         Raises
         ------
         AxisError
@@ -139,7 +141,7 @@ class Preprocess:
             )
         if len(kept) < self._rebin:
             raise AxisError(f"rebin: {self.rebin} points are averaged, and {len(kept)} are left")
-        return kept
+        return kept[: len(kept) // self._rebin * self._rebin]
 
     def axis(self, x: Array) -> Array:
         """Give the axis that is fitted, of patterns on ``x`` (F,), (G,).

@@ -434,18 +434,19 @@ def test_phases_go_through_all_steps_as_the_patterns_do() -> None:
     np.testing.assert_allclose(live.result.weights @ live.result.components, mixed, atol=1e-5)
 
 
+@pytest.mark.parametrize("rebin", [2, 5, 7])
 def test_lines_of_a_crystal_are_measured_as_the_data_are_before_they_are_interpolated(
-    batio3: Any,
+    batio3: Any, rebin: int
 ) -> None:
     x = batio3.two_theta
     path = batio3.path.parent / "cubic.cif"
     phase = Phase.from_cif(path, wavelength=batio3.wavelength, width=0.03)
-    steps = Preprocess(roi=(x[100], x[900]), regrid=(x[1] - x[0]) * 1.37, rebin=2)
+    steps = Preprocess(roi=(x[100], x[900]), regrid=(x[1] - x[0]) * 1.37, rebin=rebin)
     documents = run_documents(batio3.intensity[:2], x=x)
     live, _ = fitted(documents, x="chi_Q", phases=[phase], preprocess=steps, n_components=2)
     assert live.error is None
     # Lines that are cropped away have no part, as without the other steps.
     kept = x[100:901]
     expected = steps(kept, phase.on(kept))
-    assert np.abs(expected / steps(steps.grid(x), phase.on(steps.grid(x))) - 1).max() > 0.02
-    np.testing.assert_allclose(live.result.components[0], expected, rtol=1e-4)
+    assert np.abs(expected / steps(steps.grid(x), phase.on(steps.grid(x))) - 1).max() > 0.01
+    np.testing.assert_allclose(live.result.components[0], expected, rtol=1e-3)
