@@ -21,7 +21,15 @@ from .nmf.numerics import beta_of, check_numerics
 from .nmf.results import FitResult
 from .phases import Phase
 from .preprocess import Preprocess
-from .recipe import Component, FrameIntegrator, Pattern, Recipe, held_pattern, known_and_free
+from .recipe import (
+    Component,
+    FrameIntegrator,
+    Pattern,
+    Recipe,
+    check_errors,
+    held_pattern,
+    known_and_free,
+)
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
@@ -142,7 +150,7 @@ class LiveNMF:
             raise InputError(
                 f"integrator: expected an Integrator and no x, got {integrator!r} and x={x!r}"
             )
-        _check_errors(errors, integrator)
+        check_errors(errors, integrator)
         preprocess = preprocess or Preprocess()
         if negative is not None:
             preprocess = replace(preprocess, negative=negative)
@@ -417,23 +425,6 @@ class LiveNMF:
                 f"pattern: expected a Phase or the {expected} points that are fitted for "
                 f"component {name!r}, got {len(pattern)}"
             )
-
-
-def _check_errors(errors: Any, integrator: FrameIntegrator | None) -> None:
-    if errors is not None and (not isinstance(errors, str) or not errors):
-        raise InputError(f"errors: expected 'counts', a data key or None, got {errors!r}")
-    if errors is None or integrator is None:
-        return
-    if errors != "counts":
-        raise InputError(
-            f"errors: patterns are made of frames by the integrator, so expected 'counts' or None, "
-            f"got {errors!r}"
-        )
-    if not callable(getattr(integrator, "with_variance", None)):
-        raise InputError(
-            "errors: 'counts' needs an integrator that knows the noise of its patterns "
-            f"(with_variance(frame), as bluesky_cmf.Integrator has it), got {integrator!r}"
-        )
 
 
 def _check_signs(phases: Sequence[Phase], preprocess: Preprocess) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "NoisyIntegrator",
     "Pattern",
     "Recipe",
+    "check_errors",
     "held_pattern",
     "known_and_free",
 ]
@@ -185,3 +186,27 @@ def held_pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
             f"got {values.dtype} of shape {values.shape}"
         )
     return values.astype(float)
+
+
+def check_errors(errors: Any, integrator: FrameIntegrator | None) -> None:
+    """Check where the noise of patterns is to be known from.
+
+    Raises
+    ------
+    InputError
+        Where that is neither ``"counts"`` nor a data key, or the integrator does not know it.
+    """
+    if errors is not None and (not isinstance(errors, str) or not errors):
+        raise InputError(f"errors: expected 'counts', a data key or None, got {errors!r}")
+    if errors is None or integrator is None:
+        return
+    if errors != "counts":
+        raise InputError(
+            f"errors: patterns are made of frames by the integrator, so expected 'counts' or None, "
+            f"got {errors!r}"
+        )
+    if not callable(getattr(integrator, "with_variance", None)):
+        raise InputError(
+            "errors: 'counts' needs an integrator that knows the noise of its patterns "
+            f"(with_variance(frame), as bluesky_cmf.Integrator has it), got {integrator!r}"
+        )

@@ -226,7 +226,7 @@ def test_a_value_that_is_no_number_matters_only_where_it_is_used(bad: float) -> 
     y[3] = bad
     for options in ({"roi": (1, 9)}, {"regrid": 0.3, "roi": (1, 9)}, {"rebin": 2, "roi": (0.4, 9)}):
         assert np.isfinite(Preprocess(**options).prepare(X, y).values).all()
-    with pytest.raises(PatternError, match="NaN or infinity at 1 of 101 points"):
+    with pytest.raises(PatternError, match="NaN or infinity at 1 of 100 points"):
         Preprocess(rebin=2).prepare(X, y)
 
 
