@@ -4,9 +4,10 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from . import __version__
@@ -24,11 +25,13 @@ from .fitting import Fitting
 from .intake import Arrival, Refused
 from .judging import pattern_of
 from .nmf.results import FitResult
-from .recipe import Change, Component, Recipe
+from .recipe import Change, Component, NoisyIntegrator, Recipe
 
 __all__ = ["Dataset"]
 
 logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False)
@@ -147,6 +150,8 @@ class Dataset:
             exit_status, reason = "fail", f"the fit failed: {self.error}"
         for point in self._points[self._published :]:
             run.reject(point.source_run, point.source_seq_num, reason)
+        if self._model is not None:
+            self._model.tell_doubts()
         self._tell_faults()
         run.close(exit_status, reason, device=self._device())
         self._run = None
@@ -155,17 +160,24 @@ class Dataset:
 
     def _append(self, arrival: Arrival) -> None:
         loaded = arrival.loaded()
-        x, y = pattern_of(
+        measured = pattern_of(
             loaded.pattern,
             loaded.x,
-            integrate=self.recipe.integrator,
+            integrate=self._integrate(),
             collections=loaded.collections,
+            errors="counts" if self.recipe.errors == "counts" else loaded.errors,
         )
         model = self._model
         if model is None:
             given = loaded.x is not None or self.recipe.integrator is not None
-            model = Fitting(self.recipe, self.components, x, y, given=given)
-        pattern = model.prepared(x, y)
+            model = Fitting(self.recipe, self.components, measured.x, measured.y, given=given)
+        pattern = model.prepared(
+            measured.x,
+            measured.y,
+            variance=measured.variance,
+            monitor=loaded.monitor,
+            doubt=loaded.doubt or measured.doubt,
+        )
         if self._model is None:
             self._open_model(model, arrival)
         if self._run is None and not self._points:
@@ -174,6 +186,13 @@ class Dataset:
         point = self._point(arrival, loaded.values)
         model.append(pattern)
         self._points.append(point)
+
+    def _integrate(self) -> Callable[[Array], tuple[Array, ...]] | None:
+        integrator = self.recipe.integrator
+        if integrator is not None and self.recipe.errors == "counts":
+            # `LiveNMF` has seen to it that it can.
+            return cast(NoisyIntegrator, integrator).with_variance
+        return integrator
 
     def _open_model(self, model: Fitting, arrival: Arrival) -> None:
         """Take the model that the first usable pattern has made."""
@@ -260,12 +279,17 @@ class Dataset:
         self._fit_failed = True
 
     def _tell_faults(self) -> None:
-        """Publish what went wrong with the device."""
-        faults = [] if self._model is None else self._model.faults
-        while faults:
-            fault = faults.pop(0)
+        """Publish what went wrong with the device, and with the errors of patterns."""
+        model = self._model
+        if model is None:
+            return
+        while model.faults:
+            fault = model.faults.pop(0)
             self.error = CMFError(fault)
             self._open_run().fault(fault, len(self._points))
+        while model.doubts:
+            # Nothing has failed: it is no `error`.
+            self._open_run().fault(model.doubts.pop(0), len(self._points))
 
     def _device(self) -> str:
         return str(self.recipe.device if self._model is None else self._model.device)

@@ -1,7 +1,9 @@
 """One dataset's factorization: patterns and phases on one axis, on a device that may be lost."""
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,10 +11,10 @@ import numpy.typing as npt
 import torch
 
 from .errors import AxisError, PatternError
-from .judging import check_values
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
-from .phases import Phase, resample
+from .phases import Phase
+from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
 from .widths import instrument_width
@@ -22,6 +24,8 @@ __all__ = ["Fitting"]
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+#: Covariance (K, K) of vectors (K, G) times a pattern, from its noise.
+Covariance = Callable[[Array], Array]
 T = TypeVar("T")
 
 
@@ -52,6 +56,8 @@ class Fitting:
         What was fitted of the lines of phases from CIFs.
     faults : list of str
         What has gone wrong with the device, until somebody takes it.
+    doubts : list of str
+        What was wrong with the errors of patterns that are used all the same, likewise.
     """
 
     def __init__(
@@ -59,16 +65,21 @@ class Fitting:
     ) -> None:
         self._recipe, self._x, self._given = recipe, x, given
         self._numbers = np.float64 if recipe.dtype == torch.float64 else np.float32
+        #: What patterns are taken onto, before neighbours are averaged.
+        self._grid = recipe.preprocess.grid(x)
         self.axis = recipe.preprocess.axis(x)
         self.faults: list[str] = []
+        self.doubts: list[str] = []
         self.width: Width | None = None
-        self._fit_width(components, recipe.preprocess.crop(x, y))
+        self._fit_width(components, *(recipe.preprocess.crop(x, values) for values in (x, y)))
         #: What each component is held at, or started from, and whether it is held.
         self._held = {c.name: (self._values(c), c.fixed) for c in components}
         #: The components as of the last snapshot, and the patterns where the device has its own.
         self._shapes: dict[str, Array] = {}
         self._kept: list[Array] = []
-        self._n_patterns = 0
+        self._n_patterns = self._n_doubtful = 0
+        #: The noise of patterns that nobody has asked about yet, by number.
+        self._noises: dict[int, Covariance] = {}
         try:
             self._nmf = self._build(recipe.device)
         except Exception as error:
@@ -102,8 +113,27 @@ class Fitting:
         """What was fitted of the lines' width, in words."""
         return None if self.width is None else str(self.width)
 
-    def prepared(self, x: Array, y: Array) -> Array:
+    def prepared(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        variance: Array | None = None,
+        monitor: float | None = None,
+        doubt: str = "",
+    ) -> Prepared:
         """Bring a pattern onto the axis that is fitted, (G,), and through the steps.
+
+        Parameters
+        ----------
+        x, y : ndarray (F,)
+            Increasing axis and intensities.
+        variance : ndarray (F,), optional
+            Variance of each intensity, where its noise is known.
+        monitor : float, optional
+            Value of the monitor, where patterns are divided by it.
+        doubt : str, optional
+            Why the noise is not known though it should be.
 
         Raises
         ------
@@ -114,24 +144,26 @@ class Fitting:
         """
         if not self._given and len(y) != len(self._x):
             raise PatternError(f"expected {len(self._x)} points, got {len(y)}")
-        same = np.array_equal(x, self._x)
-        x, y = (x, y) if same else (self.axis, resample(x, y, self.axis, what="the pattern"))
-        preprocess = self._recipe.preprocess
-        check_values(preprocess.crop(x, y))
-        pattern = preprocess(x, y)
+        pattern = self._recipe.preprocess.prepare(
+            x, y, variance=variance, monitor=monitor, onto=self._grid
+        )
         # What was cut off, or is too small for the numbers of the fit, may have been all of it.
         with np.errstate(all="ignore"):
-            nothing = not pattern.astype(self._numbers).any()
+            nothing = not pattern.values.astype(self._numbers).any()
         if nothing:
             raise PatternError("every point is zero after the steps before the fit")
-        return pattern
+        return replace(pattern, doubt=pattern.doubt or doubt)
 
-    def append(self, pattern: Array) -> None:
-        """Add a pattern (G,)."""
-        self._steadily(lambda nmf: nmf.append(pattern))
+    def append(self, prepared: Prepared) -> None:
+        """Add a pattern (G,); its noise is kept until `rows` asks for it."""
+        self._steadily(lambda nmf: nmf.append(prepared.values))
+        if prepared.covariance is not None:
+            self._noises[self._n_patterns] = prepared.covariance
         self._n_patterns += 1
+        if prepared.doubt:
+            self._doubt(prepared.doubt)
         if self.device.type != "cpu":
-            self._kept.append(pattern.astype(self._numbers))
+            self._kept.append(prepared.values.astype(self._numbers))
 
     def refit(self, *, converge: bool = False) -> FitResult:
         """Refit from where the last fit stood, or to convergence."""
@@ -148,8 +180,19 @@ class Fitting:
         return result
 
     def rows(self, start: int) -> RowFit:
-        """Give what is known of each pattern from ``start`` on."""
-        return self._steadily(lambda nmf: nmf.rows(start))
+        """Give what is known of each pattern from ``start`` on, with its noise the first time."""
+        noises = [self._noises.get(number) for number in range(start, self._n_patterns)]
+        found = self._steadily(lambda nmf: _rows(nmf, start, noises))
+        self._noises.clear()
+        return found
+
+    def tell_doubts(self) -> None:
+        """Say of how many patterns the noise was not known, where one was told of."""
+        if self._n_doubtful > 1:
+            self._note_doubt(
+                f"errors: the noise of {self._n_doubtful} of {self._n_patterns} patterns was "
+                "estimated from the residual"
+            )
 
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
@@ -197,11 +240,11 @@ class Fitting:
             loss=self._recipe.loss,
         )
 
-    def _fit_width(self, components: Sequence[Component], y: Array) -> None:
+    def _fit_width(self, components: Sequence[Component], x: Array, y: Array) -> None:
         """Fit the width of the instrument's lines where phases from CIFs have none."""
         phases = [c.pattern for c in components if isinstance(c.pattern, Phase)]
         if any(phase.needs_width for phase in phases):
-            self.width = instrument_width(phases, self.axis, y)
+            self.width = instrument_width(phases, x, y)
             logger.info("width of the lines, fitted to the first pattern: %s", self.width)
 
     def _values(self, component: Component) -> Array | None:
@@ -214,7 +257,11 @@ class Fitting:
             if pattern.needs_width and self.width is not None:
                 pattern = pattern.with_width(self.width)
             # A phase has to cover what is fitted, not what is cropped away.
-            return self._recipe.preprocess(self.axis, pattern.on(self.axis))
+            x = self._grid
+            if pattern.powder is not None:
+                # It is measured as the data are, so that interpolation does the same to both.
+                x = self._x[self._recipe.preprocess.resampling(self._x, self._grid).points]
+            return self._recipe.preprocess(x, pattern.on(x), onto=self._grid)
         if pattern is not None and len(pattern) != len(self.axis):
             raise AxisError(
                 f"component {component.name!r} is held at an array of {len(pattern)} points, "
@@ -246,6 +293,26 @@ class Fitting:
         message = f"the device failed ({''.join(first_line)}); the fit goes on on the CPU"
         logger.error("%s", message, exc_info=error)
         self.faults.append(message)
+
+    def _doubt(self, doubt: str) -> None:
+        """Count a pattern whose noise is not known though it should be; the first one is told."""
+        self._n_doubtful += 1
+        if self._n_doubtful == 1:
+            self._note_doubt(
+                f"errors: {doubt} (pattern {self._n_patterns}); the noise of such patterns is "
+                "estimated from the residual"
+            )
+
+    def _note_doubt(self, message: str) -> None:
+        logger.warning("%s", message)
+        self.doubts.append(message)
+
+
+def _rows(nmf: StreamingNMF, start: int, noises: Sequence[Covariance | None]) -> RowFit:
+    """Ask for rows with the noise of each, where the factorization takes it."""
+    if "noises" in inspect.signature(nmf.rows).parameters:
+        return nmf.rows(start, noises=noises)  # type: ignore[call-arg]
+    return nmf.rows(start)
 
 
 def _is_of_device(error: Exception) -> bool:

@@ -17,8 +17,10 @@ __all__ = [
     "Change",
     "Component",
     "FrameIntegrator",
+    "NoisyIntegrator",
     "Pattern",
     "Recipe",
+    "check_errors",
     "held_pattern",
     "known_and_free",
 ]
@@ -116,9 +118,19 @@ class FrameIntegrator(Protocol):
         """Describe it in plain values."""
 
 
+class NoisyIntegrator(FrameIntegrator, Protocol):
+    """One that also knows the noise of the patterns that it makes of counts."""
+
+    def with_variance(self, frame: Array) -> tuple[Array, Array, Array]:
+        """Give axis, pattern and variance (F,) of a frame (rows, columns)."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How datasets are fitted."""
+    """How datasets are fitted.
+
+    ``errors`` says where the noise of patterns is known from: ``"counts"``, a data key, or nowhere.
+    """
 
     preprocess: Preprocess
     integrator: FrameIntegrator | None
@@ -127,6 +139,7 @@ class Recipe:
     seed: int
     loss: str | float
     metadata: Mapping[str, Any]
+    errors: str | None = None
 
 
 def known_and_free(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
@@ -173,3 +186,27 @@ def held_pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
             f"got {values.dtype} of shape {values.shape}"
         )
     return values.astype(float)
+
+
+def check_errors(errors: Any, integrator: FrameIntegrator | None) -> None:
+    """Check where the noise of patterns is to be known from.
+
+    Raises
+    ------
+    InputError
+        Where that is neither ``"counts"`` nor a data key, or the integrator does not know it.
+    """
+    if errors is not None and (not isinstance(errors, str) or not errors):
+        raise InputError(f"errors: expected 'counts', a data key or None, got {errors!r}")
+    if errors is None or integrator is None:
+        return
+    if errors != "counts":
+        raise InputError(
+            f"errors: patterns are made of frames by the integrator, so expected 'counts' or None, "
+            f"got {errors!r}"
+        )
+    if not callable(getattr(integrator, "with_variance", None)):
+        raise InputError(
+            "errors: 'counts' needs an integrator that knows the noise of its patterns "
+            f"(with_variance(frame), as bluesky_cmf.Integrator has it), got {integrator!r}"
+        )

@@ -195,11 +195,34 @@ def replay(
         typer.Option(help="Data key that weights are drawn against; the scan's own by default."),
     ] = None,
     stream: Annotated[str, typer.Option(help="Stream that holds the patterns.")] = "primary",
-    normalize: Annotated[
-        str | None, typer.Option(help="Divide each pattern by its max or area.")
-    ] = None,
     roi: Annotated[
         tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
+    ] = None,
+    regrid: Annotated[
+        float | None, typer.Option(help="Interpolate onto an even axis with this step.")
+    ] = None,
+    rebin: Annotated[
+        int | None, typer.Option(min=1, help="Average each so many neighbouring points.")
+    ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Subtract a background: an algorithm of pybaselines, such as snip or "
+            "snip:max_half_window=40,decreasing=true."
+        ),
+    ] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="Divide each pattern by its max, area or monitor.")
+    ] = None,
+    monitor: Annotated[
+        str | None, typer.Option(help="Data key of the monitor, for --normalize monitor.")
+    ] = None,
+    errors: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the noise of patterns is known from: counts, or the data key of standard "
+            "errors; estimated from the residual, if not given."
+        ),
     ] = None,
     negative: Annotated[
         str,
@@ -266,8 +289,13 @@ def replay(
             phases=tuple(phase or ()),
             independent=tuple(independent or ()),
             stream=stream,
-            normalize=normalize,
             roi=roi,
+            regrid=regrid,
+            rebin=rebin,
+            background=background,
+            normalize=normalize,
+            monitor=monitor,
+            errors=errors,
             negative=negative,
             poni=poni,
             mask=mask,

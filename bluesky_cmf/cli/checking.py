@@ -1,7 +1,9 @@
 """What can be wrong with an option is told before the work, and not after it."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,7 +11,7 @@ from ..errors import InputError
 from ..figure.canvas import offscreen_figure
 from ..figure.saving import SavePath
 
-__all__ = ["check_device", "check_figure"]
+__all__ = ["check_device", "check_figure", "read_background"]
 
 
 def check_device(device: str) -> None:
@@ -55,6 +57,27 @@ def check_figure(path: Path) -> None:
         place = path
     if not os.access(place, os.W_OK):
         raise InputError(f"--figure: {str(place)!r} may not be written; name another place")
+
+
+def read_background(text: str) -> dict[str, Any]:
+    """Read an algorithm and its options, ``snip`` or ``snip:max_half_window=40,decreasing=true``.
+
+    Raises
+    ------
+    InputError
+        Where an option has no value.
+    """
+    name, _, options = text.partition(":")
+    found: dict[str, Any] = {"name": name}
+    for part in filter(None, options.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"--background: expected NAME:OPTION=VALUE,…, got {text!r}")
+        try:
+            found[option.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[option.strip()] = value
+    return found
 
 
 def _what_is_there(path: Path) -> Path:

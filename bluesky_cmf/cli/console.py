@@ -199,6 +199,8 @@ def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
         facts["R-factor"] = f"{r_factor.mean():.4f} on average, {r_factor.max():.4f} at most"
     if analysis.rejected:
         facts["rejected"] = _rejected(analysis.rejected)
+    if analysis.faults:
+        facts["faults"] = "; ".join(dict.fromkeys(analysis.faults))
     show_facts(facts)
     console.print(_weights_table(result))
 

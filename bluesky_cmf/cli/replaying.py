@@ -18,7 +18,7 @@ from ..frames import Integrator
 from ..phases import Phase
 from ..preprocess import Preprocess
 from ..sources import replay
-from .checking import check_device, check_figure
+from .checking import check_device, check_figure, read_background
 from .console import FollowProgress, console, show_facts, summarize
 from .outcome import raise_failures
 
@@ -39,8 +39,13 @@ class Replay:
     phases: tuple[Path, ...]
     independent: tuple[str, ...]
     stream: str
-    normalize: Any
     roi: tuple[float, float] | None
+    regrid: float | None
+    rebin: int | None
+    background: str | None
+    normalize: Any
+    monitor: str | None
+    errors: str | None
     negative: Any
     poni: Path | None
     mask: Path | None
@@ -137,8 +142,15 @@ def _live(options: Replay) -> LiveNMF:
         n_components=options.components,
         phases=[Phase.from_file(path, signed=signed) for path in options.phases],
         preprocess=Preprocess(
-            roi=options.roi, normalize=options.normalize, negative=options.negative
+            roi=options.roi,
+            regrid=options.regrid,
+            background=None if options.background is None else read_background(options.background),
+            rebin=options.rebin,
+            normalize=options.normalize,
+            monitor=options.monitor,
+            negative=options.negative,
         ),
+        errors=options.errors,
         integrator=_integrator(options),
         scope="session" if options.session else "run",
         seed=options.seed,
