@@ -97,6 +97,7 @@ class Session:
         self.run.primary(
             self.points[first:],
             self.model.rows(first),
+            components=result.components,
             n_patterns=result.n_patterns,
             lag=n - 1,
             seconds=result.seconds,

@@ -109,11 +109,12 @@ class Scan:
                 [self.point(i)],
                 RowFit(
                     self.W[i : i + 1],
-                    self.errors[i : i + 1],
+                    self.errors[i : i + 1, :, None] ** 2 * np.eye(len(self.names)),
                     self.r[i : i + 1],
                     self.r[i : i + 1],
                     self.W[i] @ self.H,
                 ),
+                components=self.H,
                 n_patterns=i + 1,
                 lag=int(self.lag[i]),
                 seconds=0.0125,
