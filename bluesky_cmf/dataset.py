@@ -232,7 +232,14 @@ class Dataset:
         self._fit_failed = False
         run = self._open_run()
         points = self._points[self._published :]
-        run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
+        run.primary(
+            points,
+            rows,
+            components=result.components,
+            n_patterns=result.n_patterns,
+            lag=lag(),
+            seconds=result.seconds,
+        )
         self._published = len(self._points)
         self._tell_faults()
         self._snapshot_if_due()

@@ -41,7 +41,7 @@ _NOTES, _NOTE_HEIGHT = 4, 0.05
 
 
 class Rows:
-    """Weights of the components against the independent variable."""
+    """Weights, or fractions, of the components against the independent variable."""
 
     def __init__(self, axes: Axes, figure: Figure) -> None:
         self._axes, self._figure = axes, figure
@@ -71,12 +71,13 @@ class Rows:
             kept = outline(weights[:, k])
             line.set_data(x[kept], weights[kept, k])
             line.set_markersize(marker_size(len(x), ordered=view.abscissa.ordered))
-            self._show_errors(k, x[kept], weights[kept, k], view.errors[kept, k])
+            self._show_errors(k, x[kept], weights[kept, k], view.errors[kept, k], view.most)
         axes.set_xlabel(view.abscissa.label)
         axes.set_ylabel(view.weight_label)
         # An error of one bad pattern must not squeeze the weights into a line.
         reach = weights + np.minimum(np.nan_to_num(view.errors), np.abs(weights))
-        low, high = limits([0.0, *extremes(weights), *extremes(reach)])
+        whole = limits([0.0, *extremes(weights), *extremes(reach)])
+        low, high = limits([0.0, view.most]) if np.isfinite(view.most) else whole
         room = _NOTE_HEIGHT * min(len(view.marks), _NOTES)
         set_limits(axes, x=limits(x), y=(low, high + (high - low) * room / (1 - room)))
         self._show_changes(view)
@@ -134,9 +135,9 @@ class Rows:
         rows = -(-len(texts) // columns)
         self._axes.set_title("\n".join(" " * rows), fontsize=LEGEND, linespacing=1.6, pad=7)
 
-    def _show_errors(self, k: int, x: Array, y: Array, error: Array) -> None:
+    def _show_errors(self, k: int, x: Array, y: Array, error: Array, most: float) -> None:
         known = np.isfinite(error) & np.isfinite(y)
-        low, high = np.maximum(y - error, 0), y + error
+        low, high = np.maximum(y - error, 0), np.minimum(y + error, most)
         if self._drawn[3]:
             self._bands[k].set_data(x, low, high, where=known)
         else:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..documents import PATTERN_NUMBER, AnalysisReader, Array, Latest
 
-__all__ = ["Abscissa", "Components", "Story", "View"]
+__all__ = ["Abscissa", "Amounts", "Components", "Story", "View"]
+
+#: What is drawn of each component: `AnalysisReader` has a table of the name.
+Amounts = Literal["weights", "fractions"]
 
 #: Where the maxima of the components differ by more than this, bare weights mislead the eye.
 _COMPARABLE = 5.0
@@ -50,7 +53,10 @@ class View:
     abscissa : Abscissa
         What the rows are drawn against.
     weights, errors : ndarray (N, K)
-        In units of ``weight_label``; errors are NaN where none was published.
+        Weights, or fractions, in units of ``weight_label``; errors are NaN where none was
+        published.
+    most : float
+        What they cannot exceed: 1 for fractions.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
     components : Components or None
@@ -74,6 +80,7 @@ class View:
     weights: Array
     errors: Array
     weight_label: str
+    most: float
     marks: tuple[tuple[float, str], ...]
     components: Components | None
     latest: Latest | None
@@ -93,7 +100,7 @@ class _Past:
     uid: str | None = None
     names: tuple[str, ...] = ()
     slots: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, Array] = field(default_factory=dict)
+    errors: dict[tuple[Amounts, str], Array] = field(default_factory=dict)
     r_factor: Array = field(default_factory=lambda: np.empty(0))
     lag: Array = field(default_factory=lambda: np.empty(0))
     changes: tuple[tuple[int, str, str], ...] = ()
@@ -123,25 +130,29 @@ class Story:
         """Whether it goes on from another run."""
         return self._past.uid is not None
 
-    def view(self) -> View:
+    def view(self, show: Amounts = "weights") -> View:
         """Gather what there is to draw now."""
         reader = self.reader
-        weights, n = reader.weights, reader.n_patterns
+        weights: Array = getattr(reader, show)
+        n = reader.n_patterns
         abscissa = _abscissa(reader, n)
-        scales, weight_label = _scales(reader.components, weights.shape[1])
+        scales, weight_label, most = np.ones(weights.shape[1]), "fraction of the intensity", 1.0
+        if show == "weights":
+            (scales, weight_label), most = _scales(reader.components, len(scales)), np.inf
         rejected = (*self._past.rejected, *reader.rejected)
         return View(
             dataset=self._dataset,
             headline=_headline(reader.start or {}),
             status=_status(reader, n),
-            trouble=_trouble(reader, rejected, weights),
+            trouble=_trouble(reader, rejected, weights, show),
             names=reader.names,
             fixed=reader.fixed,
             slots=tuple(self._slots[name] for name in reader.names),
             abscissa=abscissa,
             weights=weights * scales,
-            errors=self._errors(n) * scales,
+            errors=self._errors(n, show) * scales,
             weight_label=weight_label,
+            most=most,
             marks=_marks(self._changes(), abscissa),
             components=_components(reader),
             latest=reader.latest,
@@ -152,7 +163,11 @@ class Story:
 
     def _as_past(self) -> _Past:
         reader, n = self.reader, self.reader.n_patterns
-        errors = dict(zip(reader.names, self._errors(n).T, strict=True))
+        errors = {
+            (show, name): column
+            for show in get_args(Amounts)
+            for name, column in zip(reader.names, self._errors(n, show).T, strict=True)
+        }
         return _Past(
             reader.uid,
             reader.names,
@@ -172,10 +187,11 @@ class Story:
         rows[first : first + len(published)] = published[: n - first]
         return rows
 
-    def _errors(self, n: int) -> Array:
-        published, nothing = self.reader.errors, np.empty(0)
+    def _errors(self, n: int, show: Amounts) -> Array:
+        reader, nothing = self.reader, np.empty(0)
+        published = reader.errors if show == "weights" else reader.fraction_errors
         columns = [
-            self._rows(self._past.errors.get(name, nothing), published[:, k], n)
+            self._rows(self._past.errors.get((show, name), nothing), published[:, k], n)
             for k, name in enumerate(self.reader.names)
         ]
         return np.column_stack(columns) if columns else np.empty((n, 0))
@@ -314,7 +330,7 @@ def _state(reader: AnalysisReader, n: int) -> str:
 
 
 def _trouble(
-    reader: AnalysisReader, rejected: Sequence[tuple[int, str]], weights: Array
+    reader: AnalysisReader, rejected: Sequence[tuple[int, str]], weights: Array, show: Amounts
 ) -> tuple[str, ...]:
     lines = []
     stop = reader.stop or {}
@@ -331,5 +347,5 @@ def _trouble(
     undrawn = int((~np.isfinite(weights)).any(axis=1).sum())
     if undrawn:
         patterns = "1 pattern is" if undrawn == 1 else f"{undrawn:,} patterns are"
-        lines.append(f"{patterns} not drawn: weights not received, or no numbers")
+        lines.append(f"{patterns} not drawn: {show} not received, or no numbers")
     return tuple(lines)

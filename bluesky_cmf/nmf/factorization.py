@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .covariance import Noises
 from .results import scales
 from .rows import Rows
 from .rules import Rules
@@ -76,8 +77,13 @@ class Factorization(ABC):
         """Lower the objective over the free components, given W."""
 
     @abstractmethod
-    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
-        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
+    def covariance(
+        self, W: torch.Tensor, start: int, squared: torch.Tensor, noises: Noises
+    ) -> npt.NDArray[Any]:
+        """Estimate covariances of weights (M, K), as (M, K, K), given the components' shapes.
+
+        Without a noise that is known, a row's is taken from its squared residual of (M,).
+        """
 
     @abstractmethod
     def state(self) -> dict[str, npt.NDArray[Any]]:
