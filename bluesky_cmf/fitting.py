@@ -1,6 +1,5 @@
 """One dataset's factorization: patterns and phases on one axis, on a device that may be lost."""
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -182,7 +181,7 @@ class Fitting:
     def rows(self, start: int) -> RowFit:
         """Give what is known of each pattern from ``start`` on, with its noise the first time."""
         noises = [self._noises.get(number) for number in range(start, self._n_patterns)]
-        found = self._steadily(lambda nmf: _rows(nmf, start, noises))
+        found = self._steadily(lambda nmf: nmf.rows(start, noises=noises))
         self._noises.clear()
         return found
 
@@ -306,13 +305,6 @@ class Fitting:
     def _note_doubt(self, message: str) -> None:
         logger.warning("%s", message)
         self.doubts.append(message)
-
-
-def _rows(nmf: StreamingNMF, start: int, noises: Sequence[Covariance | None]) -> RowFit:
-    """Ask for rows with the noise of each, where the factorization takes it."""
-    if "noises" in inspect.signature(nmf.rows).parameters:
-        return nmf.rows(start, noises=noises)  # type: ignore[call-arg]
-    return nmf.rows(start)
 
 
 def _is_of_device(error: Exception) -> bool:

@@ -57,7 +57,7 @@ def noises(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def rows(self, start: int = 0, stop: int | None = None, *, noises: Any = None) -> RowFit:
             if noises:
                 told.extend(noises)
-            return super().rows(start, stop)
+            return super().rows(start, stop, noises=noises)
 
     monkeypatch.setattr(fitting, "StreamingNMF", Told)
     return told
