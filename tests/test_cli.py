@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 
-from bluesky_cmf import open_catalog
+from bluesky_cmf import LiveNMF, open_catalog
 from bluesky_cmf.catalogs import Catalog
 from bluesky_cmf.cli import run
-from bluesky_cmf.cli.console import ScanProgress
+from bluesky_cmf.cli.console import ScanProgress, summarize
 from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
-from tests.streams import run_documents
+from tests.streams import mixtures, run_documents
 
 PROGRAM = [sys.executable, "-m", "bluesky_cmf"]
 PNG = b"\x89PNG"
@@ -234,7 +234,31 @@ def test_replay_shows_each_component_and_whether_it_is_held(
     assert errors == ""
     assert fact(output, "patterns") == "6"
     for name, state in (("tetragonal", "held"), ("cubic", "held"), ("unknown 1", "free")):
-        assert re.search(rf"^{name} +{state} +[\d.e+-]+ +[\d.e+-]+ +[\d.e+-]+$", output, re.M)
+        row = rf"^{name} +{state}( +[\d.e+-]+){{3}} +[\d.]+( ± [\d.]+)?$"
+        assert re.search(row, output, re.M)
+
+
+def test_fractions_of_the_last_pattern_stand_with_their_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x, H, patterns = mixtures(20, noise=0.05)
+    phases = [Phase.from_array(name, x, y) for name, y in zip("ab", H, strict=True)]
+    live = LiveNMF("chi_I", x="chi_Q", phases=phases, n_components=2, background=False)
+    reader = AnalysisReader()
+    live.subscribe(reader)
+    for name, doc in run_documents(patterns[:6], x=x):
+        live(name, doc)
+    assert live.result is not None
+
+    summarize(reader, live.result)
+
+    output = capsys.readouterr().out
+    assert "± σ, first fit" in output
+    for k, name in enumerate("ab"):
+        row = re.search(rf"^{name} +held .* ([\d.]+) ± ([\d.]+)$", output, re.M)
+        assert row, output
+        assert float(row[1]) == pytest.approx(reader.fractions[-1, k], abs=1e-3)
+        assert float(row[2]) == pytest.approx(reader.fraction_errors[-1, k], rel=0.1)
 
 
 def test_replay_stores_the_analysis_run_in_the_same_catalog_on_request(

@@ -106,12 +106,12 @@ class Reweighted(Factorization):
             curvature = U.clone()
             curvature[known] *= rules.beta - 1 + (2 - rules.beta) * ratio
         bread = on_host(grams(H, curvature))
-        meat = on_host(factor)[:, None, None] * bread
+        meat = factor[:, None, None] * bread
         shapes, factors = on_host(H), on_host(U)
         for i, found in known_meat(noises, lambda i: shapes * factors[i]):
             meat[i] = found
         bread = bread + rules.l2 * np.eye(len(H))
-        return weight_covariance(bread, meat, on_host(free) > 0, add_up=rules.total is not None)
+        return weight_covariance(bread, meat, free, add_up=rules.total is not None)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Give what is needed to go on later, as plain arrays."""

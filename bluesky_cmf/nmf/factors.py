@@ -126,13 +126,13 @@ class Factors(Factorization):
         in all points.
         """
         free, rules = free_weights(W, self.held, start), self.rules
-        gram, variance = on_host(self.G), on_host(spread(squared, free, self.X.n_features))
+        gram, variance = on_host(self.G), spread(squared, free, self.X.n_features)
         meat = variance[:, None, None] * gram
         shapes = on_host(self.H)
         for i, known in known_meat(noises, lambda _: shapes):
             meat[i] = known
-        bread = gram + rules.l2 * np.eye(len(gram))
-        return weight_covariance(bread, meat, on_host(free) > 0, add_up=rules.total is not None)
+        bread = gram + rules.l2 * np.eye(len(gram)) if rules.l2 else gram
+        return weight_covariance(bread, meat, free, add_up=rules.total is not None)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""
