@@ -23,7 +23,7 @@ from .heldout import (
 from .numerics import beta_of, check_numerics, chosen_device
 from .streaming import StreamingNMF
 
-__all__ = ["ComponentSweep", "Progress", "as_data", "sweep_components"]
+__all__ = ["ComponentSweep", "Progress", "Steps", "as_data", "as_known", "sweep_components"]
 
 Array = npt.NDArray[Any]
 #: Called as ``progress(done, total)``.
@@ -150,12 +150,13 @@ def sweep_components(
     most = most_components(data.shape, fraction=fraction)
     counts = _counts(n_components, len(held), most)
     hidden = list(hidden_blocks(data.shape, fraction=fraction, repeats=repeats, seed=seed))
-    steps = _Steps(progress, len(counts) * (1 + repeats))
+    steps = Steps(progress, len(counts) * (1 + repeats))
     options = {"beta": beta, "device": place, "seed": seed}
-    full, objectives = Model(held[:, :0], held, len(held), np.inf), []
+    before, objectives = held, []
     errors = _Errors(hidden, len(counts))
     for m, count in enumerate(counts):
-        full = _full(data, held, count, full.H, loss=loss, **options)
+        full = _full(data, held, count, before, loss=loss, **options)
+        before = full.H
         objectives.append(full.objective)
         steps.done()
         for repeat, block in enumerate(hidden):
@@ -197,6 +198,8 @@ def as_known(
     listed = [] if known is None else list(known)
     if names is not None and len(names) != len(listed):
         raise InputError(f"names: expected one for each of {len(listed)} known, got {len(names)}")
+    if names is not None and len(set(names)) < len(listed):
+        raise InputError(f"names: expected names that differ, got {list(names)}")
     held = np.zeros((len(listed), X.shape[1]))
     for k, values in enumerate(listed):
         argument = f"known[{k}]" if names is None else f"known[{k}] ({names[k]!r})"
@@ -259,13 +262,14 @@ class _Errors:
         return np.stack([sums[told] / self._times[told] for sums in self._sums], axis=1)
 
 
-class _Steps:
+class Steps:
     """Counts what is done, and tells."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._count = progress, total, 0
 
     def done(self) -> None:
+        """Count a fit."""
         self._count += 1
         if self._progress is not None:
             self._progress(self._count, self._total)
@@ -314,7 +318,7 @@ def _counts(n_components: int | Sequence[int] | None, n_known: int, most: int) -
 def _suggestion(counts: Array, errors: Array) -> tuple[int, str]:
     """Suggest a number of components by the errors of cells, (cells, M), and say why."""
     if len(counts) == 1:
-        return int(counts[0]), f"{counts[0]} was the only number of components tried."
+        return int(counts[0]), f"{_components(counts[0])} was all that was tried."
     best = int(errors.mean(axis=0).argmin())
     chosen = next(m for m in range(best + 1) if _excess(errors, m, best) <= 1.0)
     while chosen and _excess(errors, chosen - 1, chosen) < _SURE:
@@ -326,46 +330,53 @@ def _suggestion(counts: Array, errors: Array) -> tuple[int, str]:
 
 def _excess(errors: Array, m: int, other: int) -> float:
     """Tell by how many standard errors the error of one is above that of another."""
-    if m == other:
-        return 0.0
     differences = errors[:, m] - errors[:, other]
     mean = float(differences.mean())
-    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    error = float(differences.std()) / np.sqrt(max(len(differences) - 1, 1))
     return mean / error if error > 0 else float(np.inf * np.sign(mean) if mean else 0.0)
 
 
 def _settled(counts: Array, errors: Array, chosen: int, best: int) -> str:
-    if chosen == best:
-        lead = f"the held-out error is lowest with {_components(counts[best])}"
-    else:
+    """Say why where the error falls no more."""
+    lead = f"The held-out error is lowest with {_components(counts[chosen])}"
+    if chosen != best:
         lead = (
-            f"the held-out error with {_components(counts[chosen])} is not above the lowest, that "
+            f"The held-out error with {_components(counts[chosen])} is not above the lowest, that "
             f"with {counts[best]}, by more than its noise"
         )
     if not chosen:
-        return f"{lead[0].upper()}{lead[1:]}; fewer were not tried."
+        return f"{lead}; fewer were not tried."
     gain = _excess(errors, chosen - 1, chosen)
-    surely = "more than 100" if gain > 100 else f"{gain:.3g}"
-    return (
-        f"{lead[0].upper()}{lead[1:]}, and its gain over {counts[chosen - 1]} is {surely} "
-        "standard errors."
-    )
+    told = "more than 100" if gain > 100 else f"{gain:.3g}"
+    why = f"{lead}, and its gain over {counts[chosen - 1]} is {told} standard errors"
+    halving = _last_halving(errors[:, : chosen + 1])
+    if halving == chosen:
+        return f"{why}."
+    return f"{why}; {_halving(counts, halving)} halves it, and more may be lines that move or widen."
 
 
 def _unsettled(counts: Array, errors: Array) -> tuple[int, str]:
-    """Suggest where most of the fall is over, for an error that falls to the end."""
-    means = errors.mean(axis=0)
-    ratios = means[1:] / np.where(means[:-1] > 0, means[:-1], 1.0)
-    halving = np.flatnonzero(ratios <= _HALF)
-    chosen = int(halving[-1]) + 1 if len(halving) else len(counts) - 1
+    """Suggest where most of the fall is over, for an error that falls to the end, and say why."""
+    last = len(counts) - 1
+    chosen = _last_halving(errors)
     lead = f"The held-out error still falls at {counts[-1]}, the most that were tried"
-    if chosen == len(counts) - 1:
+    if chosen in (0, last):
         return int(counts[-1]), f"{lead}: try more."
     return int(counts[chosen]), (
-        f"{lead}, as it does where lines move or widen from pattern to pattern: no number explains "
-        f"all, and {counts[chosen]} is the last to halve it (to {ratios[chosen - 1]:.2g} of that "
-        f"with {counts[chosen - 1]}; {counts[chosen + 1]} lowers it to {ratios[chosen]:.2g})."
+        f"{lead}, as it does where lines move or widen from pattern to pattern, so that no number "
+        f"explains all; {_halving(counts, chosen)} halves it."
     )
+
+
+def _last_halving(errors: Array) -> int:
+    """Tell which number is the last to lower the error to half; 0 where none does."""
+    means = errors.mean(axis=0)
+    halving = np.flatnonzero(means[1:] <= _HALF * means[:-1])
+    return int(halving[-1]) + 1 if len(halving) else 0
+
+
+def _halving(counts: Array, m: int) -> str:
+    return f"{counts[m]} is the last number that" if m else "no number"
 
 
 def _components(count: int) -> str:
