@@ -82,7 +82,7 @@ def _clean_columns(body: bytes) -> list[Array] | None:
 
 
 def _parsed(body: bytes, delimiter: str) -> list[Array] | None:
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
     from pyarrow import csv
 
     try:
