@@ -86,5 +86,5 @@ def test_a_range_of_weak_lines_that_looks_like_another_unit_is_warned_of_once(
 def test_wavelengths_of_zero_or_in_nanometres_are_refused(
     tmp_path: Path, wavelength: float
 ) -> None:
-    with pytest.raises(InputError, match="wavelength: expected angstrom, from 0.05 to 5, got"):
+    with pytest.raises(InputError, match=r"wavelength: expected angstrom, from 0\.05 to 5, got"):
         phase(tmp_path, "two_theta", wavelength=wavelength)
