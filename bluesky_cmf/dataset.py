@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from . import __version__
@@ -65,6 +66,11 @@ class Dataset:
     def result(self) -> FitResult | None:
         """The latest fit."""
         return None if self._model is None else self._model.result
+
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns as they are fitted, (N, G)."""
+        return None if self._model is None else self._model.patterns()
 
     def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
