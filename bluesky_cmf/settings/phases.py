@@ -19,7 +19,6 @@ from pydantic import (
     model_validator,
 )
 
-from ..catalogs import open_catalog
 from ..errors import InputError
 from ..phases import Phase
 from ..powder import Powder
@@ -154,6 +153,9 @@ class PhaseSettings(Model):
         return dataclasses.replace(phase, **more) if more else phase
 
     def _from_run(self, options: dict[str, Any]) -> Phase:
+        # Imported here: who has no such phases need not wait for it.
+        from ..catalogs import open_catalog
+
         with open_catalog(os.fspath(options.pop("catalog")), create=False) as catalog:
             return Phase.from_run(catalog, self.run or "", **options)
 
