@@ -241,6 +241,15 @@ class LiveNMF:
         return self._datasets.result
 
     @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns of the latest dataset as they are fitted, (N, G); a copy.
+
+        It waits until what was received is fitted, and stays after the end as `result` does.
+        """
+        self._worker.wait()
+        return self._datasets.patterns
+
+    @property
     def error(self) -> Exception | None:
         """The last thing that went wrong, None where nothing has."""
         return self._datasets.error
@@ -386,24 +395,26 @@ class LiveNMF:
             self._put_all(items)
 
     def _put_all(self, items: list[Item]) -> None:
-        for item in items:
-            try:
+        """Put in line what one document holds: patterns of a page are fitted together."""
+        try:
+            for item in items:
                 self._datasets.expect(item)
-                self._put(item)
-            except Exception as error:
-                self._datasets.fault(error, "what a document holds could not be taken")
+            if items:
+                self._put(*items)
+        except Exception as error:
+            self._datasets.fault(error, "what a document holds could not be taken")
 
     def _idle(self) -> bool:
         worker = self._worker
         return self._datasets.improve(lambda: len(worker) > 0)
 
-    def _put(self, item: Item) -> None:
+    def _put(self, *items: Item) -> None:
         if not self._exit_registered:
             # Not before the first document: whoever was set up until then (a catalog, a server)
             # is closed after this one.
             self._exit_registered = True
             at_exit(self.close, stage="fits")
-        if not self._worker.put(item) and not self._refusing:
+        if not self._worker.put(*items) and not self._refusing:
             self._refusing = True
             logger.warning("LiveNMF is closed: what comes now is passed over")
 

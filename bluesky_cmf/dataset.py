@@ -69,6 +69,11 @@ class Dataset:
         """The latest fit."""
         return None if self._model is None else self._model.result
 
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns as they are fitted, (N, G)."""
+        return None if self._model is None else self._model.patterns()
+
     def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
         for arrival in arrivals:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy.typing as npt
+
 from .dataset import Dataset
 from .documents import Emit
 from .errors import DataKeyError
@@ -84,6 +86,11 @@ class Datasets:
         """The latest fit; it stays after the end, until the next dataset has one."""
         latest = self._latest
         return self._result if latest is None or latest.result is None else latest.result
+
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns of the latest dataset, (N, G); while nothing is handled."""
+        return None if self._latest is None else self._latest.patterns
 
     @property
     def open_result(self) -> FitResult | None:

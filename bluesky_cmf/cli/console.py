@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..nmf.results import FitResult
 
 __all__ = [
+    "FileProgress",
     "FollowProgress",
     "ScanProgress",
     "command_line",
@@ -120,6 +121,43 @@ class ScanProgress:
         quarter = self._count * 4 // self._total != (self._count - 1) * 4 // self._total
         if not console.is_terminal and quarter:
             console.print(f"scan: {self._count} of {self._total} patterns")
+
+
+class FileProgress:
+    """Counts files as they are read and fitted: a bar on a terminal, else nothing.
+
+    Parameters
+    ----------
+    total : int
+        Number of files.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]fit"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("fit", total=total)
+
+    def __enter__(self) -> "FileProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Count a file."""
+        self._bar.advance(self._task)
 
 
 class FollowProgress:

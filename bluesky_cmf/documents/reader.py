@@ -12,7 +12,7 @@ from event_model import unpack_event_page
 from . import schema
 from .schema import Array, Document
 
-__all__ = ["AnalysisReader", "Latest", "read_analysis"]
+__all__ = ["AnalysisReader", "Latest"]
 
 
 @dataclass(frozen=True)
@@ -294,22 +294,3 @@ class AnalysisReader:
     def _published(self, key: str, width: int) -> Array:
         values = np.array(self._columns.get(key, array("d")))
         return values.reshape(len(values) // max(width, 1), width)
-
-
-def read_analysis(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> AnalysisReader:
-    """Read a stored analysis run.
-
-    Parameters
-    ----------
-    documents : iterable of (str, dict)
-        As a catalog's ``documents(uid)`` gives them.
-
-    Returns
-    -------
-    AnalysisReader
-        After the last document.
-    """
-    reader = AnalysisReader()
-    for name, doc in documents:
-        reader(name, doc)
-    return reader

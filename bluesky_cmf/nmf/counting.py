@@ -352,7 +352,9 @@ def _settled(counts: Array, errors: Array, chosen: int, best: int) -> str:
     halving = _last_halving(errors[:, : chosen + 1])
     if halving == chosen:
         return f"{why}."
-    return f"{why}; {_halving(counts, halving)} halves it, and more may be lines that move or widen."
+    return (
+        f"{why}; {_halving(counts, halving)} halves it, and more may be lines that move or widen."
+    )
 
 
 def _unsettled(counts: Array, errors: Array) -> tuple[int, str]:
