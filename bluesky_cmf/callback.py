@@ -191,6 +191,7 @@ class LiveNMF:
             known_and_free(phases, n_components),
             session=scope == "session",
             emit=self._emitter,
+            patient=not background,
         )
         self._background = background
         self._worker: Worker[Item] | Inline[Item] = (

@@ -74,7 +74,9 @@ class Dataset:
         """The patterns as they are fitted, (N, G)."""
         return None if self._model is None else self._model.patterns()
 
-    def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
+    def take(
+        self, arrivals: Sequence[Arrival], *, lag: Callable[[], int], converge: bool = False
+    ) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
         for arrival in arrivals:
             try:
@@ -83,7 +85,7 @@ class Dataset:
                 # Whatever it is: this pattern is accounted for, and the next one gets its turn.
                 fault = error if isinstance(error, CMFError) else PatternError(repr(error))
                 self.refuse(Refused(arrival.run, arrival.seq_num, fault, arrival.variables))
-        self._refit(lag=lag)
+        self._refit(lag=lag, converge=converge)
 
     def refuse(self, refused: Refused) -> None:
         """Publish a pattern that cannot be used, with the reason."""
@@ -223,13 +225,19 @@ class Dataset:
 
     # --- fits ------------------------------------------------------------------------------
 
-    def _refit(self, *, lag: Callable[[], int] = lambda: 0, again: bool = False) -> None:
+    def _refit(
+        self,
+        *,
+        lag: Callable[[], int] = lambda: 0,
+        again: bool = False,
+        converge: bool = False,
+    ) -> None:
         """Refit where there is something new, or ``again``, and publish what was not yet."""
         model = self._model
         if model is None or not (again or self._published < len(self._points)):
             return
         try:
-            result = model.refit()
+            result = model.refit(converge=converge)
             rows = model.rows(self._published)
         except Exception as error:
             self._fault(error)

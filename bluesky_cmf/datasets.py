@@ -22,6 +22,8 @@ __all__ = ["Changed", "Datasets", "Item", "Reset"]
 
 logger = logging.getLogger(__name__)
 
+#: As many patterns at once are a page.
+_PAGE = 20
 #: Seconds of idle time spent at once on a better fit; a pattern interrupts it.
 _IDLE_SECONDS = 0.05
 
@@ -56,6 +58,9 @@ class Datasets:
         Whether the patterns of all runs are one dataset.
     emit : callable
         Gets the documents of the analysis runs.
+    patient : bool
+        Whether a page of patterns is fitted to convergence before it is published, as nobody
+        waits for it: what is published with each pattern is then as good as in the end.
 
     Attributes
     ----------
@@ -64,9 +69,16 @@ class Datasets:
     """
 
     def __init__(
-        self, recipe: Recipe, components: Sequence[Component], *, session: bool, emit: Emit
+        self,
+        recipe: Recipe,
+        components: Sequence[Component],
+        *,
+        session: bool,
+        emit: Emit,
+        patient: bool = False,
     ) -> None:
         self.error: Exception | None = None
+        self._patient = patient
         self._recipe, self._session, self._emit = recipe, session, emit
         #: For datasets to come; and what the user sees of the latest one's: changes are checked
         #: against it.
@@ -156,7 +168,8 @@ class Datasets:
             with self._counting:
                 self._waiting[key] -= len(arrivals)
             try:
-                dataset.take(arrivals, lag=partial(self._lag, key))
+                converge = self._patient and len(arrivals) >= _PAGE
+                dataset.take(arrivals, lag=partial(self._lag, key), converge=converge)
             except Exception as error:
                 dataset.note(error)
             self._note(dataset)

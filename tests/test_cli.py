@@ -24,6 +24,7 @@ from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
 from tests.streams import mixtures, run_documents
+from tests.structures import STRUCTURES
 
 PROGRAM = [sys.executable, "-m", "bluesky_cmf"]
 PNG = b"\x89PNG"
@@ -384,6 +385,56 @@ def test_the_time_and_names_that_the_schema_claims_are_variables_too(
     assert capsys.readouterr().err == ""
 
 
+def test_replay_takes_settings_and_options_win_over_them(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text(
+        "pattern: det_intensity\nx: det_two_theta\nn_components: 3\nseed: 4\n"
+        f"phases: [{{file: {stored.phases[0]}}}, {{file: {stored.phases[1]}}}]\n"
+        "preprocess: {roi: [3, 7]}\n"
+    )
+    command = ["replay", str(stored.folder), stored.uids[0], "--settings"]
+    command += [str(tmp_path / "settings.yaml"), "--into", str(stored.other), "--seed", "5"]
+    assert run([*command, "--set", "preprocess.normalize=max"]) == 0
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.names == ("tetragonal", "cubic", "unknown 1")
+    assert analysis.start is not None
+    cmf = analysis.start["cmf"]
+    assert cmf["seed"] == 5
+    assert (cmf["preprocess"]["roi"], cmf["preprocess"]["normalize"]) == ([3.0, 7.0], "max")
+
+
+def test_replay_writes_a_table_and_hdf5_of_each_run(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"csv": str(tmp_path / "table.csv"), "hdf5": str(tmp_path / "run.h5")}
+    command = stored.with_phases(*stored.uids, **files)
+    assert run(command) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    for uid in stored.uids:
+        assert {f"table_{uid[:8]}.csv", f"run_{uid[:8]}.h5"} <= written
+    assert fact(capsys.readouterr().out, "table").endswith(f"table_{stored.uids[0][:8]}.csv")
+    header, *rows = (tmp_path / f"table_{stored.uids[0][:8]}.csv").read_text().splitlines()
+    assert header.startswith("pattern,temperature,weight_tetragonal,weight_tetragonal_error")
+    assert len(rows) == 6
+    # They are there now: nothing is overwritten unless asked.
+    assert run(command) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0
+
+
+def test_a_phase_from_a_cif_takes_wavelength_axis_and_width_of_the_command_line(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "silicon.CIF").write_text(STRUCTURES["silicon"])
+    command = stored.replay(phase=str(tmp_path / "silicon.CIF"), components="2")
+    options = ["--wavelength", "0.5", "--width", "0.2", "--into", str(stored.other)]
+    assert run([*command, *options, "--roi", "3", "9.9"]) == 0, capsys.readouterr().err
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.start is not None and analysis.names[0] == "silicon"
+    assert analysis.start["cmf"]["components"][0]["origin"] == "CIF silicon.CIF"
+
+
 # --- errors: one line, exit code 2, no traceback
 
 
@@ -420,6 +471,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"figure": "/dev/null/figure.png"}, "--figure: '/dev/null/figure.png' cannot be written"),
         ({"figure": "x" * 300}, "File name too long"),
         ({"pattern": None}, "--pattern"),
+        ({"settings": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"set": "nonsense"}, "--set: expected KEY=VALUE, got 'nonsense'"),
+        ({"set": "preprocess.rio=[1, 2]"}, "preprocess.rio: no such key; did you mean 'roi'?"),
+        ({"wavelength": "0.5"}, "--wavelength: expected with a phase from a CIF, got none"),
+        ({"phase": "a.cif", "width": "wide"}, "--width: expected a number, three numbers U,V,W"),
+        ({"phase": "a.cif", "axis": "r"}, "axis: expected 'two_theta' or 'q', got 'r'"),
+        ({"phase": "a.cif"}, "wavelength: expected the wavelength of the measurement"),
+        ({"phase": "a.cif", "wavelength": "0"}, "wavelength: expected angstrom, from 0.05 to 5"),
+        ({"phase": "a.cif", "wavelength": "0.5"}, "a.cif: no such file"),
+        ({"csv": "table.doc"}, "--csv: expected a file that ends in .csv, .txt, got 'table.doc'"),
+        ({"hdf5": "/dev/null/run.h5"}, "--hdf5: '/dev/null/run.h5' cannot be written"),
     ],
 )
 def test_a_wrong_option_of_replay_is_told_in_one_line(
@@ -475,8 +537,9 @@ def test_wrong_options_are_told_before_the_work(
     def work(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("the work has begun")
 
-    for begin in ("replaying.open_catalog", "demonstrating.open_catalog", "replaying.Phase"):
-        monkeypatch.setattr(f"bluesky_cmf.cli.{begin}", work)
+    for begin in ("cli.replaying.open_catalog", "cli.demonstrating.open_catalog"):
+        monkeypatch.setattr(f"bluesky_cmf.{begin}", work)
+    monkeypatch.setattr("bluesky_cmf.settings.Settings.live_nmf", work)
     for options in (["--device", "cuda:99"], ["--figure", "/dev/null/f.png"], ["--seed", "-5"]):
         assert options[0] in refused([*stored.with_phases(), *options], capsys)
         assert options[0] in refused(["demo", *options], capsys)
@@ -584,7 +647,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_is_there_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "replay"):
+    for command in ("demo", "replay", "fit"):
         assert run([command, "--help"]) == 0
         assert f"bluesky-cmf {command}" in capsys.readouterr().out
 

@@ -43,6 +43,11 @@ class Outputs:
         if self.figure is not None:
             check_figure(self.figure)
         for option, path, filetypes in self._tables():
+            if path.suffix.lstrip(".").lower() not in filetypes or path.is_dir():
+                raise InputError(
+                    f"--{option}: expected a file that ends in .{', .'.join(filetypes)}, got "
+                    f"{str(path)!r}"
+                )
             try:
                 SavePath(path, filetypes)
             except InputError as error:

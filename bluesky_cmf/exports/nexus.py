@@ -151,7 +151,8 @@ class _Entry:
         if not keys:
             return
         group = self._data(name, keys[0], [self._variables[0]], title)
-        group.attrs["auxiliary_signals"] = _texts(keys[1:])
+        if keys[1:]:
+            group.attrs["auxiliary_signals"] = _texts(keys[1:])
         for k, key in enumerate(keys):
             group[key] = self._table[key]
             group[key].attrs["long_name"] = names[k] if names else key
@@ -165,7 +166,8 @@ class _Entry:
         labels = [key.replace("weight_", "component_", 1) for key in keys]
         components = np.asarray(analysis.components)
         group = self._data("components", labels[0], [self._axis_name], "components")
-        group.attrs["auxiliary_signals"] = _texts(labels[1:])
+        if labels[1:]:
+            group.attrs["auxiliary_signals"] = _texts(labels[1:])
         for label, name, fixed, values in zip(
             labels, analysis.names, analysis.fixed, components, strict=True
         ):

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ def written(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error})") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def checked_patterns(analysis: AnalysisArchive, patterns: Array | None) -> None:

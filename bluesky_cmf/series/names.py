@@ -129,7 +129,7 @@ def _called(before: str, after: str) -> tuple[str, str]:
     behind = re.match(r"[_\- ]?(degC|[A-Za-z]+)", after)
     if behind and behind[1].lower() in _UNITS:
         return _UNITS[behind[1].lower()]
-    word = re.search(r"([A-Za-z]+)[_\-= ]*$", before)
+    word = re.search(r"([A-Za-z]+)[_\-=. ]*$", before)
     if word is None:
         return "variable", ""
     return _WORDS.get(word[1].lower(), word[1]), ""
