@@ -1,0 +1,192 @@
+"""How large the noise of each point of a residual is: as it was given, or told by its neighbours."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Noise"]
+
+Array = npt.NDArray[np.float64]
+
+#: Median of the modulus of a standard normal variable.
+_MEDIAN = 0.6744897501960817
+#: Points of a stretch whose noise is one number, at least, and most stretches.
+_STRETCH, _MOST_STRETCHES = 256, 16
+#: Patterns over which an estimate is averaged; after as many, only every so-manieth adds to it.
+_MEMORY, _EVERY = 16, 8
+#: What is added to the intensity, as a part of the largest: where nothing is, noise is not zero.
+_PEDESTAL = 1e-4
+#: The least noise, as a part of the largest intensity: what rounding in the fit may leave.
+_LEAST = 1e-6
+_TINY = 1e-300
+
+
+class Noise:
+    """The standard deviation of each point, of one pattern after the other.
+
+    Where the variance of a pattern is given it is taken, but for its own fluctuation: a variance
+    that was made of the counts is small where they happen to be few, and what is divided by it
+    is biased. How far it follows the residual is regressed, stretch by stretch, and taken back.
+
+    Where none is given, the noise is estimated from second differences of the residual, which
+    hold little of a line that is several points wide: by their median modulus, stretch by stretch
+    of the axis, in units of the root of the fitted intensity (counting noise), and once more for
+    points of like intensity, where it may turn out larger (other noise). It is averaged over the
+    last patterns, and never smaller for one of them: a pattern that a free component reproduces
+    with its noise leaves none.
+    """
+
+    def __init__(self) -> None:
+        self._seen = self._averaged = 0
+        self._level = self._factor = self._shape = np.zeros(0)
+
+    def of(
+        self, patterns: Array, fits: Array, variances: Sequence[Array | None]
+    ) -> tuple[Array, Array]:
+        """Give the noise of some patterns and how skew it is.
+
+        Parameters
+        ----------
+        patterns, fits : ndarray (M, F)
+            What was measured, and its reconstruction.
+        variances : sequence of ndarray (F,) or None
+            Variance of the values of each pattern, where it is known.
+
+        Returns
+        -------
+        sigma : ndarray (M, F)
+            Standard deviations.
+        skew : ndarray (M, F)
+            Skewness of each point, as if its noise were that of counting; at most 1.
+        """
+        pedestal = _PEDESTAL * np.maximum(patterns.max(axis=1), _TINY)[:, None]
+        expected = np.maximum(fits, 0.0)
+        expected += pedestal
+        sigma = np.empty_like(patterns)
+        given = [m for m, variance in enumerate(variances) if variance is not None]
+        if given:
+            known = np.stack([v for v in variances if v is not None])
+            sigma[given] = np.sqrt(_calmed(known, patterns[given] - fits[given], expected[given]))
+        others = [m for m, variance in enumerate(variances) if variance is None]
+        if others:
+            sigma[others] = self._estimated(patterns[others] - fits[others], expected[others])
+        np.maximum(sigma, pedestal * (_LEAST / _PEDESTAL), out=sigma)
+        return sigma, np.minimum(sigma / expected, 1.0)
+
+    def _estimated(self, left: Array, expected: Array) -> Array:
+        root = np.sqrt(expected)
+        size = np.empty_like(left)
+        np.abs(_second_difference(left), out=size[:, 1:-1])
+        size[:, 0], size[:, -1] = size[:, 1], size[:, -2]
+        size /= root
+        self._learn(size, expected)
+        size /= self._shape
+        # A pattern that is noisier than the others (shorter, or scaled) is taken as it is.
+        own = np.maximum(np.median(size, axis=1) / _MEDIAN, 1.0)
+        root *= self._shape
+        root *= own[:, None]
+        return root
+
+    def _learn(self, size: Array, expected: Array) -> None:
+        """Average what the patterns tell of the noise, each at first, and some later on."""
+        n = size.shape[1]
+        if len(self._shape) != n:
+            self._seen = self._averaged = 0
+        first = self._seen < _MEMORY
+        due = self._seen // _EVERY != (self._seen + len(size)) // _EVERY
+        self._seen += len(size)
+        if not (first or due):
+            return
+        if not first:
+            size, expected = size[-1:], expected[-1:]
+        length = _length(n)
+        level = _levels(size, length)
+        order = np.argsort(expected, axis=1)
+        flat = size / _drawn_out(level, n, length)
+        # Points of like intensity: lines, whose noise may be another one than counting has.
+        factor = np.maximum(_levels(np.take_along_axis(flat, order, axis=1), length), 1.0)
+        if not self._averaged:
+            self._level, self._factor = np.zeros(level.shape[1]), np.zeros(factor.shape[1])
+        self._averaged += len(size)
+        share = len(size) / min(self._averaged, max(_MEMORY, len(size)))
+        self._level = self._level + share * (level.mean(axis=0) - self._level)
+        self._factor = self._factor + share * (factor.mean(axis=0) - self._factor)
+        self._shape = _drawn_out(self._level[None], n, length)[0]
+        self._shape[order[-1]] *= np.repeat(self._factor, length)[:n]
+
+
+def _second_difference(values: Array) -> Array:
+    """Give second differences (M, F - 2) of the variance that the values have, if it is white."""
+    found: Array = values[:, :-2] + values[:, 2:]
+    found -= 2.0 * values[:, 1:-1]
+    found /= np.sqrt(6.0)
+    return found
+
+
+def _length(n: int) -> int:
+    return min(n, max(_STRETCH, -(-n // _MOST_STRETCHES)))
+
+
+def _stretches(values: Array, length: int) -> Array:
+    """Cut rows (M, F) into stretches (M, B, length); the last one reaches back."""
+    n = values.shape[1]
+    count = -(-n // length)
+    if n == count * length:
+        return values.reshape(len(values), count, length)
+    first = np.minimum(np.arange(count) * length, n - length)
+    return values[:, first[:, None] + np.arange(length)]
+
+
+def _levels(size: Array, length: int) -> Array:
+    """Estimate the standard deviation in each stretch, (M, B), from the moduli (M, F).
+
+    By the median, which lines do not move; where counts are so few that most differences vanish
+    it says too little, and the root of the mean square is heeded too, with its outliers cut.
+    """
+    cut = _stretches(size, length)
+    middle = np.median(cut, axis=2) / _MEDIAN
+    cap = np.where(middle > 0, 5.0 * middle, np.inf)[..., None]
+    square = np.sqrt(np.mean(np.minimum(cut, cap) ** 2, axis=2))
+    found: Array = np.where(middle > 0, np.maximum(middle, 0.7 * square), square)
+    # A stretch where nothing ever moved is no measure of its noise.
+    return np.maximum(found, 0.3 * np.median(found, axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=8)
+def _places(n: int, length: int) -> tuple[npt.NDArray[np.intp], Array]:
+    """Between which stretches each of n points lies, and how far on the way."""
+    count = -(-n // length)
+    centres = np.minimum(np.arange(count) * length, n - length) + (length - 1) / 2.0
+    place = np.interp(np.arange(n), centres, np.arange(count))
+    low = np.minimum(place.astype(np.intp), count - 2)
+    return low, place - low
+
+
+def _drawn_out(level: Array, n: int, length: int) -> Array:
+    """Interpolate what holds for stretches (M, B) to the points, (M, n)."""
+    if level.shape[1] == 1:
+        return np.repeat(np.maximum(level, _TINY), n, axis=1)
+    low, part = _places(n, length)
+    found: Array = level[:, low]
+    found += (level[:, low + 1] - found) * part
+    return np.maximum(found, _TINY)
+
+
+def _calmed(variance: Array, left: Array, expected: Array) -> Array:
+    """Take the part of given variances (M, F) back that follows the noise of the pattern."""
+    n = left.shape[1]
+    length = _length(n)
+    mean = variance.mean(axis=1, keepdims=True)
+    moved = _second_difference(variance - (mean / expected.mean(axis=1, keepdims=True)) * expected)
+    noise = _second_difference(left)
+    weight = 1.0 / np.maximum(variance[:, 1:-1], 1e-6 * mean + _TINY)
+    both, alone = np.zeros_like(left), np.zeros_like(left)
+    np.multiply(weight, noise, out=alone[:, 1:-1])
+    np.multiply(alone[:, 1:-1], moved, out=both[:, 1:-1])
+    alone[:, 1:-1] *= noise
+    slope = _stretches(both, length).sum(axis=2)
+    slope /= np.maximum(_stretches(alone, length).sum(axis=2), _TINY)
+    calmed = variance - _drawn_out(np.maximum(slope, 0.0), n, length) * left
+    return np.maximum(calmed, 0.1 * variance)
