@@ -1,20 +1,18 @@
-"""Where something stands out, since when, and whether it is the same as something else."""
+"""Where something stands out, since when, and what else there is beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Places", "onset", "places_of", "proportional"]
+__all__ = ["Places", "beside", "onset", "places_of"]
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 #: Most windows that are taken for significant, and from how many standard deviations on.
 _MOST, _FROM = 32, 3.0
-#: Sums that two series are compared by, and how much chi-squared more than that they may differ.
-_BLOCKS, _MOST_CHI = 8, 30.0
-
 
 @dataclass(frozen=True)
 class Places:
@@ -51,7 +49,7 @@ def places_of(z: Array, begins: npt.NDArray[np.intp], width: int, n_points: int)
     """
     order = np.argsort(z)[::-1]
     order = order[: max(1, int(np.count_nonzero(z > _FROM)))]
-    inside, beside = np.zeros(n_points, dtype=bool), np.zeros(n_points, dtype=bool)
+    inside, around = np.zeros(n_points, dtype=bool), np.zeros(n_points, dtype=bool)
     height = np.zeros(n_points)
     taken = 0
     for place in order:
@@ -59,7 +57,7 @@ def places_of(z: Array, begins: npt.NDArray[np.intp], width: int, n_points: int)
         if inside[window].any():
             continue
         inside[window], height[window] = True, max(z[place], 0.1)
-        beside[max(0, window.start - width) : window.stop + width] = True
+        around[max(0, window.start - width) : window.stop + width] = True
         taken += 1
         if taken == _MOST:
             break
@@ -68,7 +66,7 @@ def places_of(z: Array, begins: npt.NDArray[np.intp], width: int, n_points: int)
         zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True),
         key=lambda run: -height[run[0] : run[1] + 1].max(),
     )
-    return Places(tuple(runs), beside, height / np.linalg.norm(height))
+    return Places(tuple(runs), around, height / np.linalg.norm(height))
 
 
 def onset(series: Array) -> int:
@@ -81,11 +79,24 @@ def onset(series: Array) -> int:
     return int(score.argmax())
 
 
-def proportional(told: Array, new: Array) -> bool:
-    """Tell whether two series of unit noise may be multiples of each other."""
-    slope = float(told @ new) / max(float(told @ told), 1e-300)
-    blocks = np.array_split(new - slope * told, min(_BLOCKS, len(told)))
-    sums = np.array([block.sum() for block in blocks])
-    sizes = np.array([len(block) for block in blocks])
-    chi = float((sums**2 / (sizes * (1.0 + slope**2))).sum())
-    return chi < _MOST_CHI
+def beside(residuals: Array, sigma: Array, templates: Sequence[Array]) -> Array:
+    """Take out of residuals what goes up and down with what was told, (N, F).
+
+    Each place is regressed on how strong the told structures were in each pattern: whatever is
+    in proportion to them, such as further lines of the same phase, is gone.
+
+    Parameters
+    ----------
+    residuals, sigma : ndarray (N, F)
+        Residuals in units of the noise, and the noise.
+    templates : sequence of ndarray (F,)
+        What was told.
+    """
+    # What is in proportion is the intensity; the noise of a place changes as phases do.
+    scale = sigma / sigma.mean(axis=0)
+    scaled = residuals * scale
+    strengths = scaled @ np.stack(templates, axis=1)
+    shapes, *_ = np.linalg.lstsq(strengths, scaled, rcond=1e-6)
+    scaled -= strengths @ shapes
+    scaled /= scale
+    return scaled

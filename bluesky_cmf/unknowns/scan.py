@@ -74,11 +74,11 @@ class Scan:
         """Begin anew."""
         self.keep(np.zeros_like(self.sums), np.zeros_like(self.variance))
 
-    def sum_up(self, residuals: Array) -> None:
-        """Begin anew with some patterns (N, F)."""
+    def summed(self, residuals: Array) -> tuple[Array, Array]:
+        """Give sums (S, F), and their variance (S,), of some patterns (N, F) and no others."""
         age = np.arange(len(residuals))[::-1]
         factors = self._keep[:, None] ** age
-        self.keep(factors @ residuals, (factors**2).sum(axis=1))
+        return factors @ residuals, (factors**2).sum(axis=1)
 
     def added(self, residuals: Array) -> tuple[Array, Array]:
         """Give the sums (S, M, F), and their variance (S, M), as each pattern (M, F) adds to them."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from .alarm import Alarm
 from .noise import Noise
-from .places import Places, onset, places_of, proportional
+from .places import Places, beside, onset, places_of
 from .recent import Recent
 from .scan import SPANS, WIDTHS, Scan
 
@@ -44,15 +44,27 @@ class _Told:
     """What was told, and whether it is still there."""
 
     mask: npt.NDArray[np.bool_]
-    template: Array
+    templates: tuple[Array, ...]
+    share: float
     keep: float
     sum: float = 0.0
     variance: float = 0.0
     age: int = 0
 
+    @classmethod
+    def of(cls, places: Places, share: float, span: int, before: "_Told | None") -> "_Told":
+        """Note what is told now, with what was told before and is still there."""
+        span = max(span, _GONE_SPAN)
+        keep = (span - 1) / (span + 1)
+        if before is None:
+            return cls(places.mask, (places.template,), share, keep)
+        templates = (*before.templates, places.template)
+        return cls(places.mask | before.mask, templates, max(share, before.share), keep)
+
     def gone(self, residuals: Array) -> bool:
-        """Take in standardised residuals (M, F); tell whether it is there no more."""
-        for value in residuals @ self.template:
+        """Take in standardised residuals (M, F); tell whether all of it is there no more."""
+        template = np.sum(self.templates, axis=0)
+        for value in residuals @ (template / np.linalg.norm(template)):
             self.sum = self.keep * self.sum + float(value)
             self.variance = self.keep**2 * self.variance + 1.0
             self.age += 1
@@ -205,26 +217,32 @@ class Watch:
         estimated: bool,
     ) -> Alarm | None:
         """Look closer at what stands out; give an alarm where it is something new."""
+        self._next = number + _PAUSE
         if free.any():
             self._again(components, free)
-        sums = self._unmasked(self._scan.sums[:, None])
-        seen = self._scan.look(sums, self._scan.variance[:, None], skew[None])
+        residuals, sigma = self._recent.table("z"), self._recent.table("sigma")
+        told = self._told
+        if told is not None:
+            residuals = beside(residuals, sigma, told.templates)
+            residuals[:, told.mask] = 0.0
+        sums, variance = self._scan.summed(residuals)
+        seen = self._scan.look(sums[:, None], variance[:, None], skew[None])
         if seen.log_p[0] >= _RARE:
-            self._next = number + _PAUSE
             return None
-        width = int(seen.width[0])
-        places = self._places(sums[int(seen.span[0]), 0], self._scan.variance[seen.span[0]], width)
-        since = onset(self._recent.table("z") @ places.template)
-        left, total = self._left(since)
+        span, width = int(seen.span[0]), int(seen.width[0])
+        z, begins = self._scan.map(sums[span], variance[span], width)
+        places = places_of(z, begins, WIDTHS[width], len(self._x))
+        since = onset(residuals @ places.template)
+        left = (residuals[since:] * sigma[since:]).mean(axis=0)
+        total = max(float(self._recent.table("pattern")[since:].sum(axis=1).mean()), 1e-300)
         share = float(left[places.template > 0].sum()) / total
-        if self._told is not None and not self._is_new(places, share, left, total):
-            self._next = number + _PAUSE
+        if told is not None and share < _PART * told.share:
             return None
         self._alarms += 1
         # Where little is explained, new places turn up all the time.
         wait = _PAUSE * 2 ** (self._alarms - _AT_ONCE) if self._alarms > _AT_ONCE else 0
         self._next = number + wait
-        self._remember(places, SPANS[int(seen.span[0])])
+        self._told = _Told.of(places, share, SPANS[span], told)
         since += number + 1 - len(self._recent)
         return Alarm(
             ranges=tuple(
@@ -241,38 +259,6 @@ class Watch:
             residual=np.maximum(left, 0.0),
         )
 
-    def _places(self, sums: Array, variance: float, width: int) -> Places:
-        z, begins = self._scan.map(sums, variance, width)
-        return places_of(z, begins, WIDTHS[width], len(self._x))
-
-    def _left(self, since: int) -> tuple[Array, float]:
-        """Give the mean of what is left since then, (F,), and the mean sum of the patterns."""
-        left = self._recent.table("z")[since:] * self._recent.table("sigma")[since:]
-        total = float(self._recent.table("pattern")[since:].sum(axis=1).mean())
-        return left.mean(axis=0), max(total, 1e-300)
-
-    def _is_new(self, places: Places, share: float, left: Array, total: float) -> bool:
-        """Tell whether something is no part, and no small part, of what was told."""
-        told = self._told
-        if told is None:
-            return True
-        residuals = self._recent.table("z")
-        if proportional(residuals @ told.template, residuals @ places.template):
-            # Another line of the same phase: it will not be looked at again.
-            told.mask |= places.mask
-            return False
-        return share >= _PART * float(left[told.template > 0].sum()) / total
-
-    def _remember(self, places: Places, span: int) -> None:
-        """Note what was told: with what was told before, where that is still there."""
-        mask, template = places.mask, places.template
-        if self._told is not None:
-            mask = mask | self._told.mask
-            template = template + self._told.template
-            template = template / np.linalg.norm(template)
-        span = max(span, _GONE_SPAN)
-        self._told = _Told(mask, template, keep=(span - 1) / (span + 1))
-
     def _unmasked(self, sums: Array) -> Array:
         """Leave what was told out of sums (S, M, F)."""
         return sums if self._told is None else sums * ~self._told.mask
@@ -286,7 +272,7 @@ class Watch:
             for rows in (slice(n, n + _TOGETHER) for n in range(0, len(patterns), _TOGETHER))
         ]
         self._recent.replace("z", np.concatenate(parts))
-        self._scan.sum_up(self._recent.table("z"))
+        self._scan.keep(*self._scan.summed(self._recent.table("z")))
 
     def _calm(self) -> None:
         """Forget the past: what was told is gone, or the model another one."""
