@@ -13,13 +13,18 @@ Array = npt.NDArray[np.float64]
 #: Median of the modulus of a standard normal variable.
 _MEDIAN = 0.6744897501960817
 #: Points of a stretch whose noise is one number, at least, and most stretches.
-_STRETCH, _MOST_STRETCHES = 256, 16
+_STRETCH, _MOST_STRETCHES = 128, 16
 #: Patterns over which an estimate is averaged; after as many, only every so-manieth adds to it.
 _MEMORY, _EVERY = 16, 8
+#: How far apart the points are of which differences are taken, and how many are summed to learn
+#: what their neighbours have in common.
+_APART, _SUMMED = 4, 4
 #: What is added to the intensity, as a part of the largest: where nothing is, noise is not zero.
 _PEDESTAL = 1e-4
 #: The least noise, as a part of the largest intensity: what rounding in the fit may leave.
 _LEAST = 1e-6
+#: Part of the points that are zero where counts are sparse.
+_SPARSE = 0.2
 _TINY = 1e-300
 
 
@@ -30,17 +35,19 @@ class Noise:
     that was made of the counts is small where they happen to be few, and what is divided by it
     is biased. How far it follows the residual is regressed, stretch by stretch, and taken back.
 
-    Where none is given, the noise is estimated from second differences of the residual, which
-    hold little of a line that is several points wide: by their median modulus, stretch by stretch
-    of the axis, in units of the root of the fitted intensity (counting noise), and once more for
-    points of like intensity, where it may turn out larger (other noise). It is averaged over the
-    last patterns, and never smaller for one of them: a pattern that a free component reproduces
-    with its noise leaves none.
+    Where none is given, the noise is estimated from second differences of the residual, of points
+    that are 4 apart: the median of their moduli, which lines move little, stretch by stretch of the
+    axis, in units of the root of the fitted intensity (counting noise). Twice it may turn out
+    larger: for points of like intensity (other noise), and for sums of 4 neighbours (which
+    interpolation and pixel splitting correlate). It is averaged over the last patterns, and never
+    smaller for one of them: a pattern that a free component reproduces with its noise leaves none.
+    Where a fifth of a pattern is zero it was counted, and one count is the least it holds.
     """
 
     def __init__(self) -> None:
         self._seen = self._averaged = 0
-        self._level = self._factor = self._shape = np.zeros(0)
+        self._shape = self._gain = np.zeros(0)
+        self._levels: list[Array] = []
 
     def of(
         self, patterns: Array, fits: Array, variances: Sequence[Array | None]
@@ -59,7 +66,7 @@ class Noise:
         sigma : ndarray (M, F)
             Standard deviations.
         skew : ndarray (M, F)
-            Skewness of each point, as if its noise were that of counting; at most 1.
+            Skewness of each point, as if its noise were that of counting; at most 1 unless it is.
         """
         pedestal = _PEDESTAL * np.maximum(patterns.max(axis=1), _TINY)[:, None]
         expected = np.maximum(fits, 0.0)
@@ -73,23 +80,28 @@ class Noise:
         if others:
             sigma[others] = self._estimated(patterns[others] - fits[others], expected[others])
         np.maximum(sigma, pedestal * (_LEAST / _PEDESTAL), out=sigma)
-        return sigma, np.minimum(sigma / expected, 1.0)
+        skew = np.minimum(sigma / expected, 1.0)
+        for m, pattern in enumerate(patterns):
+            if np.count_nonzero(pattern) < (1.0 - _SPARSE) * len(pattern):
+                quantum = pattern.min(where=pattern > 0, initial=pattern.max())
+                if variances[m] is None:
+                    np.maximum(sigma[m], np.sqrt(quantum * expected[m]), out=sigma[m])
+                np.maximum(skew[m], quantum / sigma[m], out=skew[m])
+        return sigma, skew
 
     def _estimated(self, left: Array, expected: Array) -> Array:
         root = np.sqrt(expected)
-        size = np.empty_like(left)
-        np.abs(_second_difference(left), out=size[:, 1:-1])
-        size[:, 0], size[:, -1] = size[:, 1], size[:, -2]
-        size /= root
-        self._learn(size, expected)
+        size = _sizes(left) / root
+        self._learn(left, root, size)
         size /= self._shape
         # A pattern that is noisier than the others (shorter, or scaled) is taken as it is.
         own = np.maximum(np.median(size, axis=1) / _MEDIAN, 1.0)
         root *= self._shape
         root *= own[:, None]
+        root *= self._gain
         return root
 
-    def _learn(self, size: Array, expected: Array) -> None:
+    def _learn(self, left: Array, root: Array, size: Array) -> None:
         """Average what the patterns tell of the noise, each at first, and some later on."""
         n = size.shape[1]
         if len(self._shape) != n:
@@ -100,27 +112,48 @@ class Noise:
         if not (first or due):
             return
         if not first:
-            size, expected = size[-1:], expected[-1:]
+            left, root, size = left[-1:], root[-1:], size[-1:]
         length = _length(n)
         level = _levels(size, length)
-        order = np.argsort(expected, axis=1)
-        flat = size / _drawn_out(level, n, length)
+        shape = _drawn_out(level, n, length)
+        order = np.argsort(root, axis=1)
         # Points of like intensity: lines, whose noise may be another one than counting has.
-        factor = np.maximum(_levels(np.take_along_axis(flat, order, axis=1), length), 1.0)
+        sorted_ = np.take_along_axis(size / shape, order, axis=1)
+        factor = np.maximum(_levels(sorted_, length), 1.0)
+        shape *= root
+        gain = np.maximum(_gains(left / shape, length), 1.0)
         if not self._averaged:
-            self._level, self._factor = np.zeros(level.shape[1]), np.zeros(factor.shape[1])
+            self._levels = [np.zeros(found.shape[1]) for found in (level, factor, gain)]
         self._averaged += len(size)
         share = len(size) / min(self._averaged, max(_MEMORY, len(size)))
-        self._level = self._level + share * (level.mean(axis=0) - self._level)
-        self._factor = self._factor + share * (factor.mean(axis=0) - self._factor)
-        self._shape = _drawn_out(self._level[None], n, length)[0]
-        self._shape[order[-1]] *= np.repeat(self._factor, length)[:n]
+        for known, found in zip(self._levels, (level, factor, gain), strict=True):
+            known += share * (found.mean(axis=0) - known)
+        level_, factor_, gain_ = self._levels
+        self._shape = _drawn_out(level_[None], n, length)[0]
+        self._shape[order[-1]] *= np.repeat(factor_, length)[:n]
+        self._gain = _drawn_out(gain_[None], n, length)[0]
 
 
-def _second_difference(values: Array) -> Array:
-    """Give second differences (M, F - 2) of the variance that the values have, if it is white."""
-    found: Array = values[:, :-2] + values[:, 2:]
-    found -= 2.0 * values[:, 1:-1]
+def _sizes(left: Array, apart: int = _APART) -> Array:
+    """Give moduli (M, F) of second differences, of the variance of the values if it is white."""
+    size = np.empty_like(left)
+    inner = size[:, apart:-apart]
+    np.abs(_second_difference(left, apart), out=inner)
+    size[:, :apart], size[:, -apart:] = inner[:, :apart], inner[:, -apart:]
+    return size
+
+
+def _gains(z: Array, length: int) -> Array:
+    """By how much sums of neighbours vary more than independent ones, in each stretch, (M, B)."""
+    sums = np.cumsum(z, axis=1)
+    sums[:, _SUMMED:] -= sums[:, :-_SUMMED].copy()
+    return _levels(_sizes(sums, 2 * _SUMMED), length) / np.sqrt(_SUMMED)
+
+
+def _second_difference(values: Array, apart: int) -> Array:
+    """Give second differences (M, F - 2 a) of the variance that the values have, if it is white."""
+    found: Array = values[:, : -2 * apart] + values[:, 2 * apart :]
+    found -= 2.0 * values[:, apart:-apart]
     found /= np.sqrt(6.0)
     return found
 
@@ -159,19 +192,21 @@ def _places(n: int, length: int) -> tuple[npt.NDArray[np.intp], Array]:
     """Between which stretches each of n points lies, and how far on the way."""
     count = -(-n // length)
     centres = np.minimum(np.arange(count) * length, n - length) + (length - 1) / 2.0
-    place = np.interp(np.arange(n), centres, np.arange(count))
-    low = np.minimum(place.astype(np.intp), count - 2)
-    return low, place - low
+    low = np.clip(np.searchsorted(centres, np.arange(n)) - 1, 0, count - 2)
+    # Before the first centre and beyond the last one, it goes on as it went.
+    return low, (np.arange(n) - centres[low]) / (centres[low + 1] - centres[low])
 
 
 def _drawn_out(level: Array, n: int, length: int) -> Array:
-    """Interpolate what holds for stretches (M, B) to the points, (M, n)."""
+    """Interpolate the logarithm of what holds for stretches (M, B) to the points, (M, n)."""
+    level = np.log(np.maximum(level, _TINY))
     if level.shape[1] == 1:
-        return np.repeat(np.maximum(level, _TINY), n, axis=1)
+        return np.repeat(np.exp(level), n, axis=1)
     low, part = _places(n, length)
     found: Array = level[:, low]
     found += (level[:, low + 1] - found) * part
-    return np.maximum(found, _TINY)
+    np.exp(found, out=found)
+    return found
 
 
 def _calmed(variance: Array, left: Array, expected: Array) -> Array:
@@ -179,8 +214,9 @@ def _calmed(variance: Array, left: Array, expected: Array) -> Array:
     n = left.shape[1]
     length = _length(n)
     mean = variance.mean(axis=1, keepdims=True)
-    moved = _second_difference(variance - (mean / expected.mean(axis=1, keepdims=True)) * expected)
-    noise = _second_difference(left)
+    ratio = mean / expected.mean(axis=1, keepdims=True)
+    moved = _second_difference(variance - ratio * expected, 1)
+    noise = _second_difference(left, 1)
     weight = 1.0 / np.maximum(variance[:, 1:-1], 1e-6 * mean + _TINY)
     both, alone = np.zeros_like(left), np.zeros_like(left)
     np.multiply(weight, noise, out=alone[:, 1:-1])

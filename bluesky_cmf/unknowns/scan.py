@@ -20,6 +20,8 @@ WIDTHS = (2, 4, 8, 16, 32, 64)
 _FROM = 2.0
 _MEAN, _MEAN_SKEW = 0.008491, 0.017997
 _VARIANCE, _VARIANCE_SKEW = 0.005770, 0.017997
+#: Where counts are sparse, a window that holds one exceeds: its variance is bounded by 1.
+_VARIANCE_SPARSE = 0.003
 #: Widest window whose noise is measured; narrower axes do not hold enough of the wider ones.
 _WIDEST_MEASURED = 16
 #: Patterns over which it is averaged; after as many it is measured at every so-manieth.
@@ -102,7 +104,7 @@ class Scan:
     def measure(self, residuals: Array) -> None:
         """Learn by how much sums of neighbours vary more than those of independent values would.
 
-        From second differences of windows side by side, of the newest of the patterns (M, F):
+        From second differences of windows two widths apart, of the newest of the patterns (M, F):
         interpolation and pixel splitting correlate neighbours. At first each time, later on now
         and then.
         """
@@ -112,9 +114,9 @@ class Scan:
         share = 1.0 / min(self._measured, _MEMORY)
         gain = 1.0
         for k, (width, map_) in enumerate(self._maps(residuals[-1:])):
-            if width <= _WIDEST_MEASURED and map_.shape[-1] > 16:
-                second = map_[..., :-4] + map_[..., 4:]
-                second -= 2.0 * map_[..., 2:-2]
+            if width <= _WIDEST_MEASURED and map_.shape[-1] > 24:
+                second = map_[..., :-8] + map_[..., 8:]
+                second -= 2.0 * map_[..., 4:-4]
                 np.abs(second, out=second)
                 gain = max(1.0, float(np.median(second)) / (_MEDIAN * np.sqrt(6.0 * width)))
             self._gain[k] += share * (gain - self._gain[k])
@@ -165,12 +167,13 @@ class Scan:
         thinned = 1.0 / np.sqrt(self._counted[:n_widths])
         local *= thinned
         skewed = skew.mean(axis=1) * thinned
+        spread = _VARIANCE + _VARIANCE_SKEW * skewed + _VARIANCE_SPARSE * skewed**2
         peak = _log_tail(top / np.sqrt(1.0 + local * np.maximum(top, 0.0) / 3.0))
         peak += np.log(2.0 * n_points * len(SPANS))
         crowd = _log_gamma_tail(
             above,
             windows * (_MEAN + _MEAN_SKEW * skewed),
-            windows * (_VARIANCE + _VARIANCE_SKEW * skewed) * self._gain[:, None, None] ** 2,
+            windows * np.minimum(spread, 1.0) * self._gain[:, None, None] ** 2,
         )
         crowd += np.log(len(SPANS) * n_widths)
         table = np.minimum(peak, crowd).reshape(-1, len(skew))
