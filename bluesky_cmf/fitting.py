@@ -15,6 +15,7 @@ from .nmf.streaming import StreamingNMF
 from .phases import Phase, resample
 from .profiles import Width
 from .recipe import Change, Component, Recipe
+from .unknowns import Alarm, Covariance, Watch
 from .widths import fit_width
 
 __all__ = ["Fitting"]
@@ -72,6 +73,9 @@ class Fitting:
         self._shapes: dict[str, Array] = {}
         self._kept: list[Array] = []
         self._n_patterns = 0
+        self._watch = Watch(self.axis)
+        #: Patterns that were not looked at yet: values, variance and covariance.
+        self._unseen: list[tuple[Array, Array | None, Covariance | None]] = []
         try:
             self._nmf = self._build(recipe.device)
         except Exception as error:
@@ -133,6 +137,7 @@ class Fitting:
         """Add a pattern (G,)."""
         self._steadily(lambda nmf: nmf.append(pattern))
         self._n_patterns += 1
+        self._unseen.append((pattern, None, None))
         if self.device.type != "cpu":
             self._kept.append(pattern.astype(self._numbers))
 
@@ -153,6 +158,33 @@ class Fitting:
     def rows(self, start: int) -> RowFit:
         """Give what is known of each pattern from ``start`` on."""
         return self._steadily(lambda nmf: nmf.rows(start))
+
+    def look(self, rows: RowFit) -> list[Alarm]:
+        """Look at the patterns that came since the last look for what is not explained.
+
+        Parameters
+        ----------
+        rows : RowFit
+            What is known of each of them, as `rows` gives it after the refit.
+        """
+        if not self._unseen:
+            return []
+        patterns, variances, covariances = zip(*self._unseen, strict=True)
+        self._unseen.clear()
+        return self._watch.look(
+            np.stack(patterns),
+            rows.weights[-len(patterns) :],
+            np.stack(list(self.shapes().values())),
+            first=self._n_patterns - len(patterns) + 1,
+            free=[not fixed for _, fixed in self._held.values()],
+            variances=variances,
+            covariance=covariances[-1],
+        )
+
+    def lasting(self) -> list[Alarm]:
+        """Give what was found and has lasted for some patterns, once."""
+        found, self._watch.lasting = self._watch.lasting, []
+        return found
 
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
@@ -175,6 +207,7 @@ class Fitting:
             self._steadily(lambda nmf: nmf.add_component(name, values, fixed))
         else:
             self._steadily(lambda nmf: nmf.remove_component(name))
+        self._watch.reset()
         if change.action == "remove":
             del self._held[name]
         else:

@@ -220,6 +220,12 @@ def replay(
         int | None,
         typer.Option(min=2, help="Number of bins that frames are integrated into; 1000."),
     ] = None,
+    on_unknown: Annotated[
+        str,
+        typer.Option(
+            help="Where something stands out that no component explains: warn, or add one."
+        ),
+    ] = "warn",
     session: Annotated[
         bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
     ] = False,
@@ -273,6 +279,7 @@ def replay(
             mask=mask,
             unit=unit,
             points=points,
+            on_unknown=on_unknown,
             session=session,
             seed=seed,
             loss=loss,

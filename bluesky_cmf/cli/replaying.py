@@ -46,6 +46,7 @@ class Replay:
     mask: Path | None
     unit: str | None
     points: int | None
+    on_unknown: Any
     session: bool
     seed: int
     loss: str
@@ -140,6 +141,7 @@ def _live(options: Replay) -> LiveNMF:
             roi=options.roi, normalize=options.normalize, negative=options.negative
         ),
         integrator=_integrator(options),
+        on_unknown=options.on_unknown,
         scope="session" if options.session else "run",
         seed=options.seed,
         loss=options.loss,

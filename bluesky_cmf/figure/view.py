@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..documents import PATTERN_NUMBER, AnalysisReader, Array, Latest
+from ..unknowns import Alarm
 
 __all__ = ["Abscissa", "Components", "Story", "View"]
 
 #: Where the maxima of the components differ by more than this, bare weights mislead the eye.
 _COMPARABLE = 5.0
+#: Alarms that are told; the ranges of all are shaded.
+_ALARMS = 2
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class View:
         In units of ``weight_label``; errors are NaN where none was published.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
+    unexplained : tuple of (float, float)
+        Where on the axis something stands out that the components do not explain.
+    onsets : tuple of (float, str)
+        Since when, on the abscissa.
     components : Components or None
         As of the last snapshot.
     latest : Latest or None
@@ -75,6 +82,8 @@ class View:
     errors: Array
     weight_label: str
     marks: tuple[tuple[float, str], ...]
+    unexplained: tuple[tuple[float, float], ...]
+    onsets: tuple[tuple[float, str], ...]
     components: Components | None
     latest: Latest | None
     r_factor: Array
@@ -130,11 +139,12 @@ class Story:
         abscissa = _abscissa(reader, n)
         scales, weight_label = _scales(reader.components, weights.shape[1])
         rejected = (*self._past.rejected, *reader.rejected)
+        alarms = _standing(reader)
         return View(
             dataset=self._dataset,
             headline=_headline(reader.start or {}),
             status=_status(reader, n),
-            trouble=_trouble(reader, rejected, weights),
+            trouble=_trouble(reader, rejected, weights, alarms),
             names=reader.names,
             fixed=reader.fixed,
             slots=tuple(self._slots[name] for name in reader.names),
@@ -143,6 +153,8 @@ class Story:
             errors=self._errors(n) * scales,
             weight_label=weight_label,
             marks=_marks(self._changes(), abscissa),
+            unexplained=tuple(ends for alarm in alarms for ends in alarm.ranges),
+            onsets=_onsets(alarms, abscissa),
             components=_components(reader),
             latest=reader.latest,
             r_factor=self._rows(self._past.r_factor, reader.r_factor, n),
@@ -277,6 +289,22 @@ def _marks(
     return tuple((place, f"{', '.join(texts)} (after {n})") for (place, n), texts in marks.items())
 
 
+def _standing(reader: AnalysisReader) -> list[Alarm]:
+    """Give the alarms that are of the present model: what changed it begins anew."""
+    changed = reader.changes[-1][0] if reader.changes else 0
+    return [alarm for alarm in reader.alarms if alarm.n_patterns > changed]
+
+
+def _onsets(alarms: Sequence[Alarm], abscissa: Abscissa) -> tuple[tuple[float, str], ...]:
+    """Place the patterns since when something is not explained."""
+    x, places = abscissa.values, dict.fromkeys(alarm.since for alarm in alarms)
+    return tuple(
+        (float(x[since - 1]), f"not explained from {since} on")
+        for since in places
+        if since <= len(x)
+    )
+
+
 def _headline(start: Mapping[str, Any]) -> str:
     sample = start.get("sample_name") or start.get("sample")
     if isinstance(sample, Mapping):
@@ -314,7 +342,10 @@ def _state(reader: AnalysisReader, n: int) -> str:
 
 
 def _trouble(
-    reader: AnalysisReader, rejected: Sequence[tuple[int, str]], weights: Array
+    reader: AnalysisReader,
+    rejected: Sequence[tuple[int, str]],
+    weights: Array,
+    alarms: Sequence[Alarm],
 ) -> tuple[str, ...]:
     lines = []
     stop = reader.stop or {}
@@ -323,6 +354,7 @@ def _trouble(
     elif stop and len(weights) and _state(reader, len(weights)) != "converged":
         lines.append("the run ended before its fit converged")
     lines += list(dict.fromkeys(reader.faults))[-2:]
+    lines += [alarm.text for alarm in alarms[-_ALARMS:]]
     if rejected:
         seq_num, reason = rejected[-1]
         many = "1 pattern" if len(rejected) == 1 else f"{len(rejected):,} patterns"

@@ -31,7 +31,8 @@ class Alarm:
         Intensity that is left at the significant places, as a fraction of all, on average since
         then. What the fit has absorbed, and what hides in the noise, is not counted.
     from_first : bool
-        Whether it was there in the first pattern that was looked at.
+        Whether it was there in the first pattern that was looked at. (What is read back from
+        documents says so in `text`; the same holds for the next two.)
     estimated : bool
         Whether the noise was estimated from the residual.
     n_places : int
@@ -91,9 +92,7 @@ since pattern 31: 1.9 % of all, 8.3 σ above the noise (estimated from the resid
     others = f" and {more} more place{'s' if more > 1 else ''}" if more > 0 else ""
     where = f"{axis} {places}{f' {units}' if units else ''}{others}"
     noise = " (estimated from the residual)" if alarm.estimated else ""
-    size = (
-        f"{100 * alarm.share:.2g} % of all, {alarm.significance:.3g} σ above the noise{noise}"
-    )
+    size = f"{100 * alarm.share:.2g} % of all, {alarm.significance:.3g} σ above the noise{noise}"
     if alarm.from_first:
         what = "known phases do" if known else "components do"
         return f"from the first pattern on the {what} not fit within the noise at {where}: {size}"

@@ -1,4 +1,4 @@
-"""How large the noise of each point of a residual is: as it was given, or told by its neighbours."""
+"""How large the noise of each point of a residual is: given, or told by its neighbours."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -50,7 +50,12 @@ class Noise:
         self._levels: list[Array] = []
 
     def of(
-        self, patterns: Array, fits: Array, variances: Sequence[Array | None]
+        self,
+        patterns: Array,
+        fits: Array,
+        variances: Sequence[Array | None],
+        *,
+        disturbed: bool = False,
     ) -> tuple[Array, Array]:
         """Give the noise of some patterns and how skew it is.
 
@@ -60,6 +65,8 @@ class Noise:
             What was measured, and its reconstruction.
         variances : sequence of ndarray (F,) or None
             Variance of the values of each pattern, where it is known.
+        disturbed : bool
+            Whether something is left of them that is no noise: they are not learnt from, then.
 
         Returns
         -------
@@ -78,7 +85,9 @@ class Noise:
             sigma[given] = np.sqrt(_calmed(known, patterns[given] - fits[given], expected[given]))
         others = [m for m, variance in enumerate(variances) if variance is None]
         if others:
-            sigma[others] = self._estimated(patterns[others] - fits[others], expected[others])
+            sigma[others] = self._estimated(
+                patterns[others] - fits[others], expected[others], disturbed=disturbed
+            )
         np.maximum(sigma, pedestal * (_LEAST / _PEDESTAL), out=sigma)
         skew = np.minimum(sigma / expected, 1.0)
         for m, pattern in enumerate(patterns):
@@ -89,13 +98,14 @@ class Noise:
                 np.maximum(skew[m], quantum / sigma[m], out=skew[m])
         return sigma, skew
 
-    def _estimated(self, left: Array, expected: Array) -> Array:
+    def _estimated(self, left: Array, expected: Array, *, disturbed: bool) -> Array:
         root = np.sqrt(expected)
         size = _sizes(left) / root
-        self._learn(left, root, size)
+        if self._seen < _MEMORY or not disturbed:
+            self._learn(left, root, size)
         size /= self._shape
         # A pattern that is noisier than the others (shorter, or scaled) is taken as it is.
-        own = np.maximum(np.median(size, axis=1) / _MEDIAN, 1.0)
+        own = np.maximum(_medians(size[:, ::2]) / _MEDIAN, 1.0)
         root *= self._shape
         root *= own[:, None]
         root *= self._gain
@@ -147,7 +157,8 @@ def _gains(z: Array, length: int) -> Array:
     """By how much sums of neighbours vary more than independent ones, in each stretch, (M, B)."""
     sums = np.cumsum(z, axis=1)
     sums[:, _SUMMED:] -= sums[:, :-_SUMMED].copy()
-    return _levels(_sizes(sums, 2 * _SUMMED), length) / np.sqrt(_SUMMED)
+    found: Array = _levels(_sizes(sums, 2 * _SUMMED), length) / np.sqrt(_SUMMED)
+    return found
 
 
 def _second_difference(values: Array, apart: int) -> Array:
@@ -179,12 +190,19 @@ def _levels(size: Array, length: int) -> Array:
     it says too little, and the root of the mean square is heeded too, with its outliers cut.
     """
     cut = _stretches(size, length)
-    middle = np.median(cut, axis=2) / _MEDIAN
+    middle = _medians(cut) / _MEDIAN
     cap = np.where(middle > 0, 5.0 * middle, np.inf)[..., None]
     square = np.sqrt(np.mean(np.minimum(cut, cap) ** 2, axis=2))
     found: Array = np.where(middle > 0, np.maximum(middle, 0.7 * square), square)
     # A stretch where nothing ever moved is no measure of its noise.
     return np.maximum(found, 0.3 * np.median(found, axis=1, keepdims=True))
+
+
+def _medians(values: Array) -> Array:
+    """Give the medians along the last axis; the upper one of two, which is all numpy sorts for."""
+    half = values.shape[-1] // 2
+    found: Array = np.partition(values, half, axis=-1)[..., half]
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -224,5 +242,5 @@ def _calmed(variance: Array, left: Array, expected: Array) -> Array:
     alone[:, 1:-1] *= noise
     slope = _stretches(both, length).sum(axis=2)
     slope /= np.maximum(_stretches(alone, length).sum(axis=2), _TINY)
-    calmed = variance - _drawn_out(np.maximum(slope, 0.0), n, length) * left
+    calmed: Array = variance - _drawn_out(np.maximum(slope, 0.0), n, length) * left
     return np.maximum(calmed, 0.1 * variance)

@@ -14,6 +14,7 @@ Mask = npt.NDArray[np.bool_]
 #: Most windows that are taken for significant, and from how many standard deviations on.
 _MOST, _FROM = 32, 3.0
 
+
 @dataclass(frozen=True)
 class Places:
     """Where a structure stands out.
@@ -95,8 +96,7 @@ def beside(residuals: Array, sigma: Array, templates: Sequence[Array]) -> Array:
     # What is in proportion is the intensity; the noise of a place changes as phases do.
     scale = sigma / sigma.mean(axis=0)
     scaled = residuals * scale
-    strengths = scaled @ np.stack(templates, axis=1)
-    shapes, *_ = np.linalg.lstsq(strengths, scaled, rcond=1e-6)
-    scaled -= strengths @ shapes
-    scaled /= scale
-    return scaled
+    strengths: Array = scaled @ np.stack(templates, axis=1)
+    scaled -= strengths @ (np.linalg.pinv(strengths, rcond=1e-6) @ scaled)
+    found: Array = scaled / scale
+    return found

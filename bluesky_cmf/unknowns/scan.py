@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SPANS", "WIDTHS", "Found", "Scan"]
+__all__ = ["SPANS", "WIDTHS", "Covariance", "Found", "Scan"]
 
 Array = npt.NDArray[np.float64]
 Covariance = Callable[[Array], Array]
 
-#: About how many of the last patterns are summed, and how many points.
+#: About how many of the last patterns are summed, and how many points. Exponential sums are
+#: broad: between two of these spans a tenth is lost of what the right one would show.
 SPANS = (1, 4, 16, 64)
 WIDTHS = (2, 4, 8, 16, 32, 64)
 
@@ -67,7 +68,6 @@ class Scan:
         self._keep = np.array([(span - 1) / (span + 1) for span in SPANS])
         self._gain = np.ones(len(self._widths))
         self._measured = 0
-        self._spans = np.arange(len(SPANS))[:, None]
         self._points = np.array(WIDTHS, dtype=float)[:, None, None]
         self._counted = self._points * np.array(SPANS)[:, None]
         self.sums, self.variance = np.zeros((len(SPANS), n_points)), np.zeros(len(SPANS))
@@ -83,7 +83,7 @@ class Scan:
         return factors @ residuals, (factors**2).sum(axis=1)
 
     def added(self, residuals: Array) -> tuple[Array, Array]:
-        """Give the sums (S, M, F), and their variance (S, M), as each pattern (M, F) adds to them."""
+        """Give the sums (S, M, F), and their variance (S, M), after each of the patterns (M, F)."""
         keep = self._keep[:, None]
         if len(residuals) == 1:
             sums = self.sums * keep
@@ -139,12 +139,12 @@ class Scan:
         self._gain = np.sqrt(np.maximum(variance / np.abs(combs).sum(axis=1), 1.0))
 
     def look(self, sums: Array, variance: Array, skew: Array) -> Found:
-        """Judge sums (S, M, F) of variance (S, M).
+        """Judge sums of the shortest, or of all, spans.
 
         Parameters
         ----------
-        sums, variance : ndarray
-            As `added` gives them.
+        sums, variance : ndarray (S, M, F) and (S, M)
+            As `added` gives them, or the first of them.
         skew : ndarray (M, F)
             Skewness of the points of each pattern.
         """
@@ -153,18 +153,17 @@ class Scan:
         top, above, local = np.empty(shape), np.empty(shape), np.empty(shape)
         windows = np.empty((n_widths, 1, 1))
         sigma = np.sqrt(variance * self._points[:n_widths]) * self._gain[:, None, None]
-        rows = np.arange(len(skew))
+        rows, spans = np.arange(len(skew)), np.arange(len(sums))[:, None]
         for k, (width, map_) in enumerate(self._maps(sums)):
             place = map_.argmax(axis=-1)
-            top[k] = map_[self._spans, rows, place]
+            top[k] = map_[spans, rows, place]
             local[k] = skew[rows, np.minimum(place * _step(width) + width // 2, n_points - 1)]
-            map_ -= (_FROM * sigma[k])[..., None]
-            np.maximum(map_, 0.0, out=map_)
-            map_.sum(axis=-1, out=above[k])
-            windows[k] = map_.shape[-1] / 2.0
+            least, count = _FROM * sigma[k], map_.shape[-1]
+            above[k] = np.maximum(map_, least[..., None], out=map_).sum(axis=-1) - count * least
+            windows[k] = count / 2.0
         top /= sigma
         above /= 2.0 * sigma
-        thinned = 1.0 / np.sqrt(self._counted[:n_widths])
+        thinned = 1.0 / np.sqrt(self._counted[:n_widths, : len(sums)])
         local *= thinned
         skewed = skew.mean(axis=1) * thinned
         spread = _VARIANCE + _VARIANCE_SKEW * skewed + _VARIANCE_SPARSE * skewed**2
@@ -179,9 +178,9 @@ class Scan:
         table = np.minimum(peak, crowd).reshape(-1, len(skew))
         best = table.argmin(axis=0)
         log_p = np.minimum(table[best, rows] + np.log(2.0), 0.0)
-        return Found(log_p, best % len(SPANS), best // len(SPANS))
+        return Found(log_p, best % len(sums), best // len(sums))
 
-    def map(self, sums: Array, variance: float, width: int) -> tuple[Array, Array]:
+    def map(self, sums: Array, variance: float, width: int) -> tuple[Array, npt.NDArray[np.intp]]:
         """Give the sums (F,) in windows of one width, standardised, and where they begin."""
         for k, (w, map_) in enumerate(self._maps(sums[None])):
             if k == width:
@@ -191,12 +190,10 @@ class Scan:
 
     def _maps(self, sums: Array) -> Iterator[tuple[int, Array]]:
         """Yield each width with the sums in windows of it, by steps of half of it."""
-        map_ = sums[..., :-1] + sums[..., 1:]
+        following = sums[..., :-1] + sums[..., 1:]
         for width in self._widths:
-            if width > 2:
-                map_ = following
             # Whoever is given a map may spoil it.
-            following = map_[..., :-2:2] + map_[..., 2::2]
+            map_, following = following, following[..., :-2:2] + following[..., 2::2]
             yield width, map_
 
 
@@ -218,11 +215,14 @@ def _log_tail(z: Array) -> Array:
     """Logarithm of the probability of a normal variable above z (an upper bound below 1)."""
     z = np.maximum(z, 0.0)
     # Borjesson and Sundberg, doi:10.1109/TCOM.1979.1094433.
-    return -0.5 * z * z - np.log((0.661 * z + 0.339 * np.sqrt(z * z + 5.51)) * np.sqrt(2 * np.pi))
+    found: Array = -0.5 * z * z - np.log(
+        (0.661 * z + 0.339 * np.sqrt(z * z + 5.51)) * np.sqrt(2 * np.pi)
+    )
+    return found
 
 
 def _log_gamma_tail(value: Array, mean: Array, variance: Array) -> Array:
-    """The same for a gamma variable, by Wilson and Hilferty's cube root."""
+    """Logarithm of the same for a gamma variable, by Wilson and Hilferty's cube root."""
     shape = mean * mean / variance
     z = 3.0 * np.sqrt(shape) * (np.cbrt(value / mean) - 1.0 + 1.0 / (9.0 * shape))
     return _log_tail(z)
