@@ -30,6 +30,7 @@ from .recipe import (
     held_pattern,
     known_and_free,
 )
+from .unknowns import OnUnknown
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
@@ -94,6 +95,14 @@ class LiveNMF:
     skip : callable, optional
         Tells by the start document which runs are passed over, ``skip(start) -> bool``. By
         default those that take dark or flat frames, by the metadata in use (`is_dark`).
+    on_unknown : {"warn", "add"} or callable, optional
+        What becomes of an alarm: something stands out of the noise of the last patterns that no
+        component explains. It is logged as a warning and published in the stream ``alarms``, and
+        that is all (``"warn"``); or, where it lasts for three patterns, a free component is added
+        that starts from it (``"add"``, for at most 3 of a dataset's components); or a function
+        gets the `Alarm`. It is called in the fit's thread, so that the fit waits for it; changes
+        of constraints that it makes hold for the dataset of the alarm, from its next refit on.
+        What it raises is logged and kept in `error`.
     handlers : mapping of str to callable, optional
         Handlers of files by the ``spec`` of resource documents, before those that are installed.
     root_map : mapping of str to str, optional
@@ -136,6 +145,7 @@ class LiveNMF:
         negative: Literal["reject", "clip", "offset"] | None = None,
         integrator: FrameIntegrator | None = None,
         errors: str | None = None,
+        on_unknown: OnUnknown = "warn",
         skip: Callable[[Mapping[str, Any]], bool] | None = None,
         handlers: Handlers | None = None,
         root_map: Mapping[str, str] | None = None,
@@ -151,6 +161,8 @@ class LiveNMF:
                 f"integrator: expected an Integrator and no x, got {integrator!r} and x={x!r}"
             )
         check_errors(errors, integrator)
+        if on_unknown not in ("warn", "add") and not callable(on_unknown):
+            raise InputError(f"on_unknown: expected 'warn', 'add' or f(alarm), got {on_unknown!r}")
         preprocess = preprocess or Preprocess()
         if negative is not None:
             preprocess = replace(preprocess, negative=negative)
@@ -177,10 +189,13 @@ class LiveNMF:
             "stream": stream,
             "scope": scope,
             "errors": errors,
+            "on_unknown": "call" if callable(on_unknown) else on_unknown,
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
         beta = beta_of(loss)
-        recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata, errors)
+        recipe = Recipe(
+            preprocess, integrator, device, dtype, seed, loss, metadata, errors, on_unknown
+        )
         self._closed = self._refusing = False
         self._exit_registered = False
         if background:

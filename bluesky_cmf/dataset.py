@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,8 +24,9 @@ from .errors import CMFError, PatternError
 from .fitting import Fitting
 from .intake import Arrival, Refused
 from .judging import pattern_of
-from .nmf.results import FitResult
+from .nmf.results import FitResult, RowFit
 from .recipe import Change, Component, NoisyIntegrator, Recipe
+from .unknowns import Alarm, tell
 
 __all__ = ["Dataset"]
 
@@ -49,6 +50,8 @@ class Dataset:
     emit: Emit
     lazy: bool = False
     error: Exception | None = None
+    #: What no component explains, until somebody takes it.
+    alarms: list[Alarm] = field(init=False, default_factory=list)
     _model: Fitting | None = field(init=False, default=None)
     _run: AnalysisRun | None = field(init=False, default=None)
     _axis: Axis | None = field(init=False, default=None)
@@ -141,6 +144,10 @@ class Dataset:
             self._refit(again=True)
         else:
             self._continue_run(change.action, name, after)
+
+    def lasting(self) -> list[Alarm]:
+        """Give what was found unexplained and has lasted for some patterns, once."""
+        return [] if self._model is None else self._model.lasting()
 
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""
@@ -255,9 +262,34 @@ class Dataset:
         )
         self._published = len(self._points)
         self._tell_faults()
+        self._look(rows)
         self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
+
+    def _look(self, rows: RowFit) -> None:
+        """Look for what no component explains, and tell of it."""
+        model, axis = self._model, self._axis
+        if model is None or axis is None:
+            return
+        try:
+            found = model.look(rows)
+        except Exception as error:
+            # The fit is not affected.
+            self.note(error)
+            return
+        for alarm in found:
+            told = tell(
+                alarm,
+                axis=axis.name,
+                units=axis.units,
+                step=float(np.median(np.diff(axis.values))),
+                known=any(component.fixed for component in self.components),
+            )
+            seq_num = self._points[alarm.since - 1].source_seq_num
+            self.alarms.append(replace(alarm, text=told, since_seq_num=seq_num))
+            self._open_run().alarm(self.alarms[-1])
+            logger.warning("run %s: %s", self.raw_start["uid"][:8], told)
 
     def _snapshot_if_due(self) -> None:
         result = self.result

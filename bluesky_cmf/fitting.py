@@ -16,6 +16,7 @@ from .phases import Phase
 from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
+from .unknowns import Alarm, Watch
 from .widths import instrument_width
 
 __all__ = ["Fitting"]
@@ -79,6 +80,9 @@ class Fitting:
         self._n_patterns = self._n_doubtful = 0
         #: The noise of patterns that nobody has asked about yet, by number.
         self._noises: dict[int, Covariance] = {}
+        self._watch = Watch(self.axis)
+        #: Patterns that were not looked at yet.
+        self._unseen: list[Prepared] = []
         try:
             self._nmf = self._build(recipe.device)
         except Exception as error:
@@ -161,6 +165,7 @@ class Fitting:
         self._n_patterns += 1
         if prepared.doubt:
             self._doubt(prepared.doubt)
+        self._unseen.append(prepared)
         if self.device.type != "cpu":
             self._kept.append(prepared.values.astype(self._numbers))
 
@@ -197,6 +202,35 @@ class Fitting:
         """Give all patterns as they are fitted, (N, G)."""
         return self._steadily(lambda nmf: nmf.patterns())
 
+    def look(self, rows: RowFit) -> list[Alarm]:
+        """Look at the patterns that came since the last look for what is not explained.
+
+        Parameters
+        ----------
+        rows : RowFit
+            What is known of each of them, as `rows` gives it after the refit.
+        """
+        if not self._unseen:
+            return []
+        patterns = [prepared.values for prepared in self._unseen]
+        variances = [prepared.variance for prepared in self._unseen]
+        covariance = self._unseen[-1].covariance
+        self._unseen.clear()
+        return self._watch.look(
+            np.stack(patterns),
+            rows.weights[-len(patterns) :],
+            np.stack(list(self.shapes().values())),
+            first=self._n_patterns - len(patterns) + 1,
+            free=[not fixed for _, fixed in self._held.values()],
+            variances=variances,
+            covariance=covariance,
+        )
+
+    def lasting(self) -> list[Alarm]:
+        """Give what was found and has lasted for some patterns, once."""
+        found, self._watch.lasting = self._watch.lasting, []
+        return found
+
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
         last = self._n_patterns - 1
@@ -218,6 +252,7 @@ class Fitting:
             self._steadily(lambda nmf: nmf.add_component(name, values, fixed))
         else:
             self._steadily(lambda nmf: nmf.remove_component(name))
+        self._watch.reset()
         if change.action == "remove":
             del self._held[name]
         else:

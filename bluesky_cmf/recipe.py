@@ -12,6 +12,7 @@ import torch
 from .errors import ComponentError, InputError
 from .phases import Phase
 from .preprocess import Preprocess
+from .unknowns import OnUnknown
 
 __all__ = [
     "Change",
@@ -39,10 +40,14 @@ class Component:
     name: str
     fixed: bool = False
     pattern: Phase | Array | None = None
+    #: Whether the pattern is no more than what was left unexplained, to start from.
+    seeded: bool = False
 
     @property
     def origin(self) -> str:
         """Where its pattern comes from."""
+        if self.seeded:
+            return "found in the residual"
         if self.pattern is None:
             return "found in the data"
         return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
@@ -93,7 +98,12 @@ class Change:
                 f"pattern: {name!r} has no shape while no pattern is fitted; give the one to hold"
             )
         return tuple(
-            replace(c, fixed=held, pattern=c.pattern if new is None else new)
+            replace(
+                c,
+                fixed=held,
+                pattern=c.pattern if new is None else new,
+                seeded=c.seeded and new is None,
+            )
             if c.name == name
             else c
             for c in components
@@ -140,6 +150,7 @@ class Recipe:
     loss: str | float
     metadata: Mapping[str, Any]
     errors: str | None = None
+    on_unknown: OnUnknown = "warn"
 
 
 def known_and_free(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:

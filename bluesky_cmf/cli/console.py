@@ -236,6 +236,8 @@ def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
     }
     if len(r_factor):
         facts["R-factor"] = f"{r_factor.mean():.4f} on average, {r_factor.max():.4f} at most"
+    if analysis.alarms:
+        facts["unexplained"] = "; ".join(alarm.text for alarm in analysis.alarms)
     if analysis.rejected:
         facts["rejected"] = _rejected(analysis.rejected)
     if analysis.faults:

@@ -30,6 +30,7 @@ __all__ = [
     "Monitor",
     "Negative",
     "Normalize",
+    "OnUnknown",
     "Overwrite",
     "Pattern",
     "Phases",
@@ -152,6 +153,13 @@ Unit = Annotated[
 Points = Annotated[
     int | None, typer.Option(min=2, help="Number of bins that frames are integrated into; 1000.")
 ]
+OnUnknown = Annotated[
+    str | None,
+    typer.Option(
+        help="Where something stands out that no component explains: warn (the default), or add "
+        "one."
+    ),
+]
 Session = Annotated[
     bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
 ]
@@ -203,6 +211,7 @@ class ModelOptions:
     normalize: str | None
     monitor: str | None
     errors: str | None
+    on_unknown: str | None
     negative: str | None
     poni: Path | None
     mask: Path | None
@@ -253,6 +262,7 @@ class ModelOptions:
             "preprocess.normalize": self.normalize,
             "preprocess.monitor": self.monitor,
             "errors": self.errors,
+            "on_unknown": self.on_unknown,
             "preprocess.negative": self.negative,
             "integrator.poni": self.poni,
             "integrator.mask": self.mask,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from event_model import unpack_event_page
 
+from ..unknowns import Alarm
 from . import schema
 from .schema import Array, Document
 
@@ -59,6 +60,8 @@ class AnalysisReader:
         ``source_seq_num`` and reason of the patterns that could not be used.
     faults : list of str
         What went wrong beside the scan, and how it went on.
+    alarms : list of Alarm
+        What no component explained; those before the last of `changes` are of another model.
     """
 
     def __init__(self) -> None:
@@ -166,6 +169,7 @@ class AnalysisReader:
         self.changes: list[tuple[int, str, str]] = []
         self.rejected: list[tuple[int, str]] = []
         self.faults: list[str] = []
+        self.alarms: list[Alarm] = []
         self._descriptors: dict[str, Mapping[str, Any]] = {}
         # Flat, row after row: to make an array of them is one copy, however many there are.
         self._rows, self._snapshot = array("d"), array("d")
@@ -273,6 +277,21 @@ class AnalysisReader:
 
     def _take_faults(self, data: Mapping[str, Any]) -> None:
         self.faults.append(str(data["fault"]))
+
+    def _take_alarms(self, data: Mapping[str, Any]) -> None:
+        ends = [(float(first), float(last)) for first, last in np.asarray(data["ranges"])]
+        self.alarms.append(
+            Alarm(
+                # Where there were fewer, the first one stands for those that are missing.
+                tuple(dict.fromkeys(ends)),
+                since=int(data["since"]),
+                n_patterns=int(data["n_patterns"]),
+                significance=float(data["significance"]),
+                share=float(data["share"]),
+                since_seq_num=int(data["since_seq_num"]),
+                text=str(data["alarm"]),
+            )
+        )
 
     def _table(self, columns: Iterable[int]) -> Array:
         snapshot, rows = self._matrix(self._snapshot), self._matrix(self._rows)

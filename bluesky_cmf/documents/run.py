@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from event_model import compose_run
 
 from ..nmf.fractions import areas, fraction_errors, fractions
 from ..nmf.results import FitResult, RowFit
+from ..unknowns import Alarm
 from . import schema
 from .schema import Array, Axis, Emit, Independent, Point
 
@@ -62,6 +64,7 @@ class AnalysisRun:
         self._snapshot_size, self._snapshot_time = 0, 0.0
         self._latest_time = 0.0
         self._faults: list[str] = []
+        self._alarms: list[dict[str, Any]] = []
         self.emit("start", dict(self._bundle.start_doc))
 
     @property
@@ -168,12 +171,33 @@ class AnalysisRun:
         self._faults.append(fault)
         self._event("faults", schema.fault_keys, {"fault": fault, "n_patterns": n_patterns})
 
+    def alarm(self, alarm: Alarm) -> None:
+        """Emit that something stands out that no component explains."""
+        axis, ranges = self._axis(), [list(ends) for ends in alarm.ranges[: schema.MOST_RANGES]]
+        told = {
+            "alarm": alarm.text,
+            "since": alarm.since,
+            "since_seq_num": alarm.since_seq_num,
+            "significance": alarm.significance,
+            "share": alarm.share,
+            "n_patterns": alarm.n_patterns,
+        }
+        self._alarms.append({**told, "ranges": ranges})
+        filled = ranges + ranges[:1] * (schema.MOST_RANGES - len(ranges))
+        first, last = ranges[0]
+        data = {**told, "x_first": first, "x_last": last, "ranges": np.array(filled)}
+        self._event("alarms", lambda: schema.alarm_keys(axis), data)
+
     def close(
         self, exit_status: str = "success", reason: str = "", *, device: str | None = None
     ) -> None:
         """Emit the stop document; ``device`` is where the fit ended."""
         stop = self._bundle.compose_stop(exit_status=exit_status, reason=reason, validate=False)
-        cmf: dict[str, Any] = {"parent_uids": list(self._parents), "faults": list(self._faults)}
+        cmf: dict[str, Any] = {
+            "parent_uids": list(self._parents),
+            "faults": list(self._faults),
+            "alarms": list(self._alarms),
+        }
         if device is not None:
             cmf["device"] = device
         self.emit("stop", {**stop, "cmf": cmf})

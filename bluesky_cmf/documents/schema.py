@@ -11,6 +11,7 @@ import numpy.typing as npt
 from event_model import DocumentNames, schema_validators
 
 __all__ = [
+    "MOST_RANGES",
     "PATTERN_NUMBER",
     "STAGE",
     "Array",
@@ -19,6 +20,7 @@ __all__ = [
     "Emit",
     "Independent",
     "Point",
+    "alarm_keys",
     "component_keys",
     "component_record",
     "constraint_keys",
@@ -38,6 +40,9 @@ Array = npt.NDArray[Any]
 Document = dict[str, Any]
 Emit = Callable[[str, Document], None]
 DataKeys = dict[str, dict[str, Any]]
+
+#: Ranges of the axis that an alarm names; where there are fewer, the first one is repeated.
+MOST_RANGES = 5
 
 #: The value of ``analysis_stage`` by which every sink and source knows an analysis run.
 STAGE = "cmf"
@@ -85,6 +90,14 @@ _CLAIMED = frozenset(
         "component",
         "reason",
         "fault",
+        "alarm",
+        "x_first",
+        "x_last",
+        "ranges",
+        "since",
+        "since_seq_num",
+        "significance",
+        "share",
         "reconstruction",
         "seq_num",
     ]
@@ -342,6 +355,25 @@ def _error_source(errors: str | None) -> str:
         "counts": "of counting, from the patterns themselves",
     }.get(errors, f"from the standard errors in {errors!r}")
     return f"standard error, given the components' shapes at this fit; noise {noise}"
+
+
+def alarm_keys(axis: Axis) -> DataKeys:
+    """Describe an event of ``alarms``: something that no component explains."""
+    where = {"source": axis.name, "units": axis.units}
+    ranges = _key("array", "<f8", (MOST_RANGES, 2), dims=["range", "end"], **where)
+    return {
+        "alarm": _text(),
+        "x_first": _number(**where),
+        "x_last": _number(**where),
+        "ranges": ranges,
+        "since": _integer(),
+        "since_seq_num": _integer(),
+        "significance": _number(
+            source="standard deviations of a normal variable, all places looked at accounted for"
+        ),
+        "share": _number(source="intensity left at the significant places since then / all"),
+        "n_patterns": _integer(),
+    }
 
 
 def _variable_keys(variables: Sequence[Independent]) -> DataKeys:

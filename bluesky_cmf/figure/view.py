@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ..documents import PATTERN_NUMBER, AnalysisReader, Array, Latest
+from ..unknowns import Alarm
 
 __all__ = ["Abscissa", "Amounts", "Components", "Story", "View"]
 
@@ -15,6 +16,8 @@ Amounts = Literal["weights", "fractions"]
 
 #: Where the maxima of the components differ by more than this, bare weights mislead the eye.
 _COMPARABLE = 5.0
+#: Alarms that are told; the ranges of all are shaded.
+_ALARMS = 2
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class View:
         What they cannot exceed: 1 for fractions.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
+    unexplained : tuple of (float, float)
+        Where on the axis something stands out that the components do not explain.
+    onsets : tuple of (float, str)
+        Since when, on the abscissa.
     components : Components or None
         As of the last snapshot.
     latest : Latest or None
@@ -82,6 +89,8 @@ class View:
     weight_label: str
     most: float
     marks: tuple[tuple[float, str], ...]
+    unexplained: tuple[tuple[float, float], ...]
+    onsets: tuple[tuple[float, str], ...]
     components: Components | None
     latest: Latest | None
     r_factor: Array
@@ -140,11 +149,12 @@ class Story:
         if show == "weights":
             (scales, weight_label), most = _scales(reader.components, len(scales)), np.inf
         rejected = (*self._past.rejected, *reader.rejected)
+        alarms = _standing(reader)
         return View(
             dataset=self._dataset,
             headline=_headline(reader.start or {}),
             status=_status(reader, n),
-            trouble=_trouble(reader, rejected, weights, show),
+            trouble=_trouble(reader, rejected, weights, alarms, show),
             names=reader.names,
             fixed=reader.fixed,
             slots=tuple(self._slots[name] for name in reader.names),
@@ -154,6 +164,8 @@ class Story:
             weight_label=weight_label,
             most=most,
             marks=_marks(self._changes(), abscissa),
+            unexplained=tuple(ends for alarm in alarms for ends in alarm.ranges),
+            onsets=_onsets(alarms, abscissa),
             components=_components(reader),
             latest=reader.latest,
             r_factor=self._rows(self._past.r_factor, reader.r_factor, n),
@@ -293,6 +305,22 @@ def _marks(
     return tuple((place, f"{', '.join(texts)} (after {n})") for (place, n), texts in marks.items())
 
 
+def _standing(reader: AnalysisReader) -> list[Alarm]:
+    """Give the alarms that are of the present model: what changed it begins anew."""
+    changed = reader.changes[-1][0] if reader.changes else 0
+    return [alarm for alarm in reader.alarms if alarm.n_patterns > changed]
+
+
+def _onsets(alarms: Sequence[Alarm], abscissa: Abscissa) -> tuple[tuple[float, str], ...]:
+    """Place the patterns since when something is not explained."""
+    x, places = abscissa.values, dict.fromkeys(alarm.since for alarm in alarms)
+    return tuple(
+        (float(x[since - 1]), f"not explained from {since} on")
+        for since in places
+        if since <= len(x)
+    )
+
+
 def _headline(start: Mapping[str, Any]) -> str:
     sample = start.get("sample_name") or start.get("sample")
     if isinstance(sample, Mapping):
@@ -330,7 +358,11 @@ def _state(reader: AnalysisReader, n: int) -> str:
 
 
 def _trouble(
-    reader: AnalysisReader, rejected: Sequence[tuple[int, str]], weights: Array, show: Amounts
+    reader: AnalysisReader,
+    rejected: Sequence[tuple[int, str]],
+    weights: Array,
+    alarms: Sequence[Alarm],
+    show: Amounts,
 ) -> tuple[str, ...]:
     lines = []
     stop = reader.stop or {}
@@ -339,6 +371,7 @@ def _trouble(
     elif stop and len(weights) and _state(reader, len(weights)) != "converged":
         lines.append("the run ended before its fit converged")
     lines += list(dict.fromkeys(reader.faults))[-2:]
+    lines += [alarm.text for alarm in alarms[-_ALARMS:]]
     if rejected:
         seq_num, reason = rejected[-1]
         many = "1 pattern" if len(rejected) == 1 else f"{len(rejected):,} patterns"
