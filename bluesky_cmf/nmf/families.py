@@ -11,7 +11,7 @@ import torch
 
 from ..errors import InputError
 
-__all__ = ["TAPS", "Family", "Tables", "spline_weights"]
+__all__ = ["TAPS", "Family", "Tables", "spline_weights", "strain_bounds"]
 
 Array = npt.NDArray[Any]
 
@@ -189,9 +189,7 @@ class Tables:
         Bounds of the strain, and its distance between two rows; zeros and 1 where there is none.
     """
 
-    def __init__(
-        self, H: torch.Tensor, free: Sequence[int], families: dict[int, Family]
-    ) -> None:
+    def __init__(self, H: torch.Tensor, free: Sequence[int], families: dict[int, Family]) -> None:
         self.strained, self.free = sorted(families), list(free)
         rest = [k for k in range(len(H)) if k not in families and k not in self.free]
         self.held = [*self.strained, *rest]
@@ -219,9 +217,7 @@ class Tables:
         S = len(self.strained)
         return torch.zeros_like(self.low[:S]).clamp(self.low[:S], self.high[:S])
 
-    def places(
-        self, strains: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def places(self, strains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Tell the rows (M, P, 4) that strains (M, S) take, their weights, and the slopes."""
         M, P, S = len(strains), len(self.held), len(self.strained)
         index = self.first.expand(M, P)[..., None].repeat(1, 1, TAPS)

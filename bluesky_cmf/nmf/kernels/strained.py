@@ -27,7 +27,7 @@ _EXACT_BELOW = 1e-8
 def _dot(a, x):
     value = 0.0
     for j in range(len(x)):
-        value += a[j] * np.float64(x[j])
+        value += a[j] * x[j]
     return value
 
 
@@ -283,7 +283,7 @@ def _residual(x, tables, side, work):
     place, value, w = work[0], work[3], work[10]
     P, squared = len(count), 0.0
     for j in range(len(x)):
-        left = np.float64(x[j])
+        left = x[j]
         for p in range(P):
             for m in range(min(4, count[p])):
                 left -= w[p] * value[p, m] * rows[place[p] + m, j]
@@ -359,12 +359,14 @@ def resolve(
     moved, touched = np.zeros((n_free, R)), np.zeros(R, np.bool_)
     C, change = np.empty((_ROWS, n_free)), np.empty((_ROWS, n_free))
     kept = np.empty(K if len(held) else 0)
+    # In float64, so that what works on it is compiled once.
+    x = np.empty(F)
     gained = lost = held_gained = 0.0
     for begin in range(0, M, _ROWS):
         end = min(M, begin + _ROWS)
         times(X[begin:end], side[0], C[: end - begin])
         for i in range(begin, end):
-            x, norm = X[i], norms[i]
+            x[:], norm = X[i], norms[i]
             for f in range(n_free):
                 c[P + f] = C[i - begin, f]
             for p in range(P):
