@@ -1,6 +1,6 @@
 """Factors some of whose held components are strained, row by row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from .families import TAPS, Tables
 from .kernels import kernels_for, strained_kernels_for
 from .rows import Rows
 from .rules import Rules
-from .strainedrows import RowProblem, joint_covariance
+from .strainedrows import Noises, RowProblem, joint_covariance
 from .updates import coordinate_descent
 
-__all__ = ["Noises", "Seen", "StrainedFactors"]
+__all__ = ["Seen", "StrainedFactors"]
 
 _NOTHING = np.zeros((0, 0))
 _NO_ANCHORS = np.zeros(0)
@@ -28,9 +28,6 @@ _EXACT_BELOW = 1e-8
 _CHUNK = 16
 #: As in `strainedrows.py`.
 _SIGNIFICANT = 100.0
-
-#: For each row what gives the covariance (V, V) of ``vectors @ x`` for vectors (V, F), or None.
-Noises = Sequence[Callable[[Any], Any] | None]
 
 
 class Seen:
@@ -143,21 +140,18 @@ class StrainedFactors(Factorization):
 
     def reconstruct(self, W: torch.Tensor, start: int) -> torch.Tensor:
         """Reconstruct rows from ``start`` on, (M, F), of weights (M, K)."""
-        S, strained = len(self.tables.strained), self.tables.strained
-        others = [k for k in range(len(self.H)) if k not in strained]
-        rows = W[:, others] @ self.H[others]
+        strained = self.tables.strained
+        rows = W @ self.H
         for first in range(0, len(W), _CHUNK):
             part = W[first : first + _CHUNK]
-            strains = self.strains.tensor(start + first, start + first + len(part))
-            index, value, _ = self.tables.places(strains)
-            shares = (part[:, strained, None] * value[:, :S]).reshape(len(part), 1, -1)
-            shapes = self.tables.rows[index[:, :S].reshape(len(part), -1)]
-            rows[first : first + _CHUNK] += (shares @ shapes)[:, 0]
+            shapes, _ = self._shapes(start + first, start + first + len(part))
+            moved = shapes - self.H[strained]
+            rows[first : first + _CHUNK] += (part[:, None, strained] @ moved)[:, 0]
         return rows
 
     def covariance(
         self, start: int, squared: torch.Tensor, noises: Noises | None = None
-    ) -> torch.Tensor:
+    ) -> npt.NDArray[np.float64]:
         """Estimate the joint covariance of weights and strains, (M, K + S, K + S).
 
         Parameters
@@ -171,7 +165,7 @@ class StrainedFactors(Factorization):
 
         Returns
         -------
-        Tensor (M, K + S, K + S)
+        ndarray (M, K + S, K + S)
             Weights as the components are numbered, then strains; zeros where a weight is held or
             at zero, and where a strain is at a bound or its weight is zero.
         """
@@ -191,14 +185,15 @@ class StrainedFactors(Factorization):
                 )
             )
         size = len(self.H) + len(self.tables.strained)
-        return torch.cat([self.H.new_zeros(0, size, size), *parts])
+        return np.concatenate([np.zeros((0, size, size)), *parts])
 
     def deviations(
         self, start: int, squared: torch.Tensor, noises: Noises | None = None
     ) -> torch.Tensor:
         """Estimate standard errors of weights, then strains, (M, K + S), as `covariance` does."""
         covariance = self.covariance(start, squared, noises)
-        return covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+        deviations = np.sqrt(np.maximum(covariance.diagonal(axis1=1, axis2=2), 0.0))
+        return torch.as_tensor(deviations, device=self.H.device)
 
     def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
         """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
@@ -431,17 +426,29 @@ class StrainedFactors(Factorization):
         """Give derivatives by weights and strains (M, K + S, F), and which were fitted."""
         tables, M, S = self.tables, stop - start, len(self.tables.strained)
         strains, W = self.strains.tensor(start, stop), self.W.tensor(start, stop)
-        index, value, slope = (part[:, :S] for part in tables.places(strains))
-        rows = tables.rows[index]
+        own, slopes = self._shapes(start, stop)
         shapes = self.H.expand(M, *self.H.shape).clone()
-        shapes[:, tables.strained] = torch.einsum("msj,msjf->msf", value, rows)
+        shapes[:, tables.strained] = own
         w = W[:, tables.strained]
-        slopes = torch.einsum("msj,msjf->msf", w[:, :, None] * slope, rows)
+        slopes = w[:, :, None] * slopes
         fitted = W > 0
         if self.held is not None:
             fitted &= self.held.tensor(start, stop).isnan()
         inside = (strains > tables.low[:S]) & (strains < tables.high[:S])
         return torch.cat([shapes, slopes], 1), torch.cat([fitted, inside & (w > 0)], 1)
+
+    def _shapes(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the shapes of strained components in some rows, and their derivatives, (M, S, F)."""
+        tables, S = self.tables, len(self.tables.strained)
+        strains = self.strains.tensor(start, stop)
+        if self._kernels is not None:
+            both = self.H.new_empty(2, stop - start, S, self.X.n_features)
+            self._kernels.shapes(strains.numpy(), self._tables, both[0].numpy(), both[1].numpy())
+            return both[0], both[1]
+        index, value, slope = (part[:, :S] for part in tables.places(strains))
+        rows = tables.rows[index]
+        shapes = torch.einsum("msj,msjf->msf", value, rows)
+        return shapes, torch.einsum("msj,msjf->msf", slope, rows)
 
     def _neighbours(self) -> list[torch.Tensor]:
         """Give each row the strains of the last row before it that tells them, and of the next."""

@@ -1,15 +1,23 @@
 """Weights and strains of rows by safeguarded Gauss-Newton steps: the reference, on any device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from .families import TAPS, Tables
 from .rules import Rules
 from .updates import solve_rows
 
-__all__ = ["Point", "RowProblem", "joint_covariance"]
+__all__ = ["Noises", "Point", "RowProblem", "joint_covariance"]
+
+Array = npt.NDArray[Any]
+
+#: For each row what gives the covariance (V, V) of ``vectors @ x`` for vectors (V, F), or None.
+Noises = Sequence[Callable[[Any], Any] | None]
 
 #: Farthest step, in strains between two rows of the table, and halvings of one that gains nothing.
 _FARTHEST, _HALVINGS = 4.0, 6
@@ -253,11 +261,11 @@ def joint_covariance(
     vectors: torch.Tensor,
     active: torch.Tensor,
     variance: torch.Tensor,
-    noises: "list[Callable[[torch.Tensor], torch.Tensor] | None] | None" = None,
+    noises: Noises | None = None,
     *,
     n_weights: int,
     add_up: bool = False,
-) -> torch.Tensor:
+) -> Array:
     """Estimate the covariance of weights and strains of M rows, (M, V, V).
 
     Parameters
@@ -268,24 +276,37 @@ def joint_covariance(
         What was fitted: neither held, nor at a bound.
     variance : Tensor (M,)
         Variance of one point of each row, where all have the same.
-    noises : list of callable, optional
+    noises : sequence of callable, optional
         For each row what gives the covariance (V, V) of ``vectors @ x`` for vectors (V, F), or
         None: the variance is taken.
     n_weights : int
         How many of the V are weights.
     add_up : bool
         Whether the weights add up to a total, so that they scatter against each other.
+
+    Returns
+    -------
+    ndarray (M, V, V)
+        With zeros where nothing was fitted.
+
+    Notes
+    -----
+    The sandwich of the Gauss-Newton normal matrix: N⁻¹ cov(V x) N⁻¹ on what is active.
     """
-    normal = vectors @ vectors.mT
-    inverse = _inverse(normal, active)
+    normal = (vectors @ vectors.mT).cpu().numpy()
+    fitted = active.cpu().numpy() & (normal.diagonal(axis1=1, axis2=2) > 0)
+    # In numpy: matrices this small cost torch more than the rest of an event.
+    unit = np.sqrt(np.where(fitted, normal.diagonal(axis1=1, axis2=2), 1.0))
+    scale, both = unit[:, :, None] * unit[:, None, :], fitted[:, :, None] & fitted[:, None, :]
+    eye = np.eye(normal.shape[1])
+    inverse = np.linalg.inv(np.where(both, normal / scale + _RIDGE * len(eye) * eye, eye))
+    inverse = np.where(both, inverse / scale, 0.0)
     if add_up:
-        along = inverse[:, :, :n_weights].sum(2)
-        whole = along[:, :n_weights].sum(1)[:, None, None]
-        inverse = inverse - along[:, :, None] * along[:, None, :] / torch.where(
-            whole > 0, whole, 1.0
-        )
-    scatter = variance[:, None, None] * normal
+        along = inverse[:, :, :n_weights].sum(axis=2)
+        whole = along[:, :n_weights].sum(axis=1)[:, None, None]
+        inverse -= along[:, :, None] * along[:, None, :] / np.where(whole > 0, whole, 1.0)
+    scatter = variance.cpu().numpy()[:, None, None] * normal
     for row, noise in enumerate(noises or ()):
         if noise is not None:
-            scatter[row] = torch.as_tensor(noise(vectors[row])).to(scatter)
-    return inverse @ scatter @ inverse
+            scatter[row] = np.asarray(noise(vectors[row].cpu().numpy()))
+    return np.asarray(inverse @ scatter @ inverse)

@@ -10,7 +10,7 @@ import numpy as np
 from .nnls import RIDGE, _solve_passive, solve_weights
 from .products import add_transposed_times, compiled, times
 
-__all__ = ["resolve", "warm_up"]
+__all__ = ["resolve", "shapes", "warm_up"]
 
 #: As in `strainedrows.py`.
 _FARTHEST, _HALVINGS = 4.0, 6
@@ -425,11 +425,29 @@ def resolve(
     return gained, lost, held_gained
 
 
+@compiled
+def shapes(strains, tables, found, slopes):
+    """Form shapes at strains (M, S), and their derivatives, both (M, S, F), in place."""
+    rows, _, first, count, low, _, step = tables
+    value, slope = np.empty(4), np.empty(4)
+    for i in range(len(strains)):
+        for s in range(strains.shape[1]):
+            a = _place(strains[i, s], first[s], count[s], low[s], step[s], value, slope)
+            for j in range(rows.shape[1]):
+                shape = derivative = 0.0
+                for m in range(4):
+                    shape += value[m] * rows[a + m, j]
+                    derivative += slope[m] * rows[a + m, j]
+                found[i, s, j] = shape
+                slopes[i, s, j] = derivative
+
+
 def warm_up() -> None:
-    """Compile the kernel, or load it from the cache."""
+    """Compile the kernels, or load them from the cache."""
     rows = np.ones((5, 3))
     one = np.ones(2)
     tables = (rows, rows @ rows.T, np.array([0, 4]), np.array([4, 1]), -one, one, one)
+    shapes(np.zeros((1, 1)), tables, np.empty((1, 1, 3)), np.empty((1, 1, 3)))
     for dtype in (np.float32, np.float64):
         side = (np.ones((1, 3)), np.ones((1, 1)), np.zeros((5, 1)), np.zeros(5, np.bool_))
         resolve(
