@@ -10,11 +10,13 @@ import torch
 
 from .errors import AxisError, PatternError
 from .judging import check_values
+from .nmf.families import Family
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
 from .phases import Phase, resample
 from .profiles import Width
 from .recipe import Change, Component, Recipe
+from .strains import family_of
 from .widths import fit_width
 
 __all__ = ["Fitting"]
@@ -68,6 +70,10 @@ class Fitting:
         self._fit_width(components, recipe.preprocess.crop(x, y))
         #: What each component is held at, or started from, and whether it is held.
         self._held = {c.name: (self._values(c), c.fixed) for c in components}
+        #: Those of them that have a strain, and whose strain was found at a bound.
+        families = {c.name: self._family(c) for c in components}
+        self._families = {name: f for name, f in families.items() if f is not None}
+        self._at_bounds: set[str] = set()
         #: The components as of the last snapshot, and the patterns where the device has its own.
         self._shapes: dict[str, Array] = {}
         self._kept: list[Array] = []
@@ -152,7 +158,9 @@ class Fitting:
 
     def rows(self, start: int) -> RowFit:
         """Give what is known of each pattern from ``start`` on."""
-        return self._steadily(lambda nmf: nmf.rows(start))
+        rows = self._steadily(lambda nmf: nmf.rows(start))
+        self._tell_bounds(start)
+        return rows
 
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
@@ -166,15 +174,20 @@ class Fitting:
     def change(self, change: Change) -> None:
         """Change the constraints, from the next refit on."""
         name, fixed = change.component.name, change.component.fixed
-        values = self._values(change.component)
+        values, family = self._values(change.component), self._family(change.component)
         if change.action == "fix":
-            self._steadily(lambda nmf: nmf.fix(name, values))
+            self._steadily(lambda nmf: nmf.fix(name, values, family=family))
         elif change.action == "release":
             self._steadily(lambda nmf: nmf.release(name))
         elif change.action == "add":
-            self._steadily(lambda nmf: nmf.add_component(name, values, fixed))
+            self._steadily(lambda nmf: nmf.add_component(name, values, fixed, family=family))
         else:
             self._steadily(lambda nmf: nmf.remove_component(name))
+        if values is not None or change.action in ("release", "remove"):
+            self._families.pop(name, None)
+            self._at_bounds.discard(name)
+        if family is not None:
+            self._families[name] = family
         if change.action == "remove":
             del self._held[name]
         else:
@@ -198,6 +211,7 @@ class Fitting:
             dtype=self._recipe.dtype,
             seed=self._recipe.seed,
             loss=self._recipe.loss,
+            families=self._families,
         )
 
     def _fit_width(self, components: Sequence[Component], y: Array) -> None:
@@ -216,16 +230,40 @@ class Fitting:
         """
         pattern = component.pattern
         if isinstance(pattern, Phase):
-            if pattern.needs_width and self.width is not None:
-                pattern = pattern.with_width(self.width)
             # A phase has to cover what is fitted, not what is cropped away.
-            return self._recipe.preprocess(self.axis, pattern.on(self.axis))
+            return self._recipe.preprocess(self.axis, self._with_width(pattern).on(self.axis))
         if pattern is not None and len(pattern) != len(self.axis):
             raise AxisError(
                 f"component {component.name!r} is held at an array of {len(pattern)} points, "
                 f"but {len(self.axis)} are fitted; fix it again, at a Phase or at an array as long"
             )
         return pattern
+
+    def _family(self, component: Component) -> Family | None:
+        """Tabulate a component over its strain, where it has one."""
+        if component.strain is None or not isinstance(component.pattern, Phase):
+            return None
+        phase = self._with_width(component.pattern)
+        return family_of(phase, self.axis, self._recipe.preprocess)
+
+    def _with_width(self, phase: Phase) -> Phase:
+        if phase.needs_width and self.width is not None:
+            return phase.with_width(self.width)
+        return phase
+
+    def _tell_bounds(self, start: int) -> None:
+        """Tell, once a component, that its strain has come to a bound."""
+        for name, patterns in self._nmf.strains_at_bounds(start).items():
+            if name not in self._at_bounds:
+                self._at_bounds.add(name)
+                low, high = self._families[name].bounds
+                message = (
+                    f"the strain of {name!r} is at a bound ({low:g} to {high:g}) in pattern "
+                    f"{patterns[0] + 1}: its weight there is of lines in the wrong place; give "
+                    f"the phase a wider strain=(lowest, highest)"
+                )
+                logger.warning("%s", message)
+                self.faults.append(message)
 
     def _steadily(self, action: Callable[[StreamingNMF], T]) -> T:
         """Do something with the model, on the CPU where the device fails."""

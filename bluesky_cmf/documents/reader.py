@@ -38,6 +38,8 @@ class AnalysisReader:
         The components, in order.
     fixed : tuple of bool
         Which of them are held, as of the last change.
+    strained : tuple of str
+        Those that had a strain when the run began.
     variables : tuple of str
         Data keys of the independent variables.
     units : dict
@@ -105,6 +107,26 @@ class AnalysisReader:
         return self._table(range(first, first + len(self.names)))
 
     @property
+    def strains(self) -> Array:
+        """Best known strains, (N, K), NaN where a component has none or is not there."""
+        first = len(self.variables) + len(self.names)
+        columns = list(self._strain_keys)
+        strains = np.full((self.n_patterns, len(self.names)), np.nan)
+        strains[:, columns] = self._table(range(first, first + len(columns)))
+        return strains
+
+    @property
+    def strain_errors(self) -> Array:
+        """Standard errors of strains as published with each pattern of this run, (n, K)."""
+        columns = list(self._strain_keys)
+        published = self._published("strain_error", len(columns)) if columns else None
+        n = self._n(self._rows)
+        errors = np.full((n, len(self.names)), np.nan)
+        if published is not None:
+            errors[:, columns] = published
+        return errors
+
+    @property
     def errors(self) -> Array:
         """Standard errors as published with each pattern of this run, (n, K)."""
         return self._published("error", len(self.names))
@@ -135,6 +157,9 @@ class AnalysisReader:
         records = [] if start is None else start.get("cmf", {}).get("components", [])
         self.names = tuple(str(record["name"]) for record in records)
         self.fixed = tuple(bool(record["fixed"]) for record in records)
+        cmf = {} if start is None else start.get("cmf", {})
+        self.strained = schema.strained_names(cmf)
+        self._strain_keys = schema.strain_keys(self.names, self.strained)
         dimensions = [] if start is None else start.get("hints", {}).get("dimensions", [])
         self.variables = tuple(key for keys, _stream in dimensions for key in keys)
         self.units: dict[str, str] = {}
@@ -197,11 +222,13 @@ class AnalysisReader:
 
     def _take_primary(self, data: Mapping[str, Any]) -> None:
         keys = schema.weight_keys(self.names)
-        row = [float(data[key]) for key in (*self.variables, *keys)]
+        strains = self._strain_keys.values()
+        row = [float(data[key]) for key in (*self.variables, *keys, *strains)]
         columns = {
             key: [float(data[key])] for key in ("r_factor", "unexplained", "lag", "fit_seconds")
         }
         columns["error"] = [float(data[f"{key}_error"]) for key in keys]
+        columns["strain_error"] = [float(data[f"{key}_error"]) for key in strains]
         self._rows.extend(row)
         for key, values in columns.items():
             self._columns.setdefault(key, array("d")).extend(values)
@@ -220,7 +247,8 @@ class AnalysisReader:
                 self.axis = schema.Axis(name, key.get("units") or "", x)
 
     def _take_weights(self, data: Mapping[str, Any], *, paged: bool) -> None:
-        keys = (*self.variables, *schema.weight_keys(self.names))
+        strains = self._strain_keys.values()
+        keys = (*self.variables, *schema.weight_keys(self.names), *strains)
         columns = [data[key] if paged else [data[key]] for key in keys]
         fits = data["fit_id"] if paged else [data["fit_id"]]
         for fit, row in zip(map(int, fits), zip(*columns, strict=True), strict=True):
@@ -262,7 +290,7 @@ class AnalysisReader:
 
     @property
     def _width(self) -> int:
-        return len(self.variables) + len(self.names)
+        return len(self.variables) + len(self.names) + len(self._strain_keys)
 
     def _n(self, values: "array[float]") -> int:
         return len(values) // max(self._width, 1)

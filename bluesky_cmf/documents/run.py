@@ -55,6 +55,8 @@ class AnalysisRun:
         metadata = schema.start_metadata(self.raw_start, self.variables, self.metadata)
         self._bundle = compose_run(metadata=metadata, validate=False)
         self._weight_keys = schema.weight_keys(self.names)
+        self._strained = schema.strained_names(self.metadata)
+        self._strain_keys = schema.strain_keys(self.names, self._strained)
         self._streams: dict[str, Any] = {}
         self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
@@ -71,13 +73,16 @@ class AnalysisRun:
         self, points: Sequence[Point], rows: RowFit, *, n_patterns: int, lag: int, seconds: float
     ) -> None:
         """Emit one event per pattern, in order."""
-        for point, weights, errors, r_factor, unexplained in zip(
-            points, rows.weights, rows.errors, rows.r_factor, rows.unexplained, strict=True
+        for i, (point, weights, errors, r_factor, unexplained) in enumerate(
+            zip(points, rows.weights, rows.errors, rows.r_factor, rows.unexplained, strict=True)
         ):
             data: dict[str, Any] = self._position(point)
             for key, weight, error in zip(self._weight_keys, weights, errors, strict=True):
                 data[key] = float(weight)
                 data[f"{key}_error"] = float(error)
+            for k, key in self._strain_keys.items():
+                data[key] = float(rows.strains[i, k])
+                data[f"{key}_error"] = float(rows.strain_errors[i, k])
             data |= {
                 "r_factor": float(r_factor),
                 "unexplained": float(unexplained),
@@ -89,7 +94,7 @@ class AnalysisRun:
                 "source_seq_num": point.source_seq_num,
             }
             self._parents[point.source_run] = None
-            self._event("primary", lambda: schema.primary_keys(self.names, self.variables), data)
+            self._event("primary", self._primary_keys, data)
 
     def wants_snapshot(self, n_patterns: int) -> bool:
         """Tell whether it is time for the next snapshot: a second and 25 % after the last one."""
@@ -154,6 +159,9 @@ class AnalysisRun:
             cmf["device"] = device
         self.emit("stop", {**stop, "cmf": cmf})
 
+    def _primary_keys(self) -> schema.DataKeys:
+        return schema.primary_keys(self.names, self.variables, self._strained)
+
     def _axis(self) -> Axis:
         if self.axis is None:
             raise RuntimeError("an analysis run without an axis holds rejected patterns only")
@@ -172,8 +180,12 @@ class AnalysisRun:
         data |= {"fit_id": [self.fit_id] * n, "pattern": list(range(1, n + 1))}
         for key, column in zip(self._weight_keys, result.weights.T, strict=True):
             data[key] = column.astype(float).tolist()
+        for k, key in self._strain_keys.items():
+            data[key] = result.strains[:, k].tolist()
         now = [time.time()] * n
-        stream = self._stream("weights", lambda: schema.weights_keys(self.names, self.variables))
+        stream = self._stream(
+            "weights", lambda: schema.weights_keys(self.names, self.variables, self._strained)
+        )
         page = stream.compose_event_page(
             data=data, timestamps={key: list(now) for key in data}, time=now, validate=False
         )

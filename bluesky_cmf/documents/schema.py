@@ -29,6 +29,8 @@ __all__ = [
     "primary_keys",
     "rejected_keys",
     "start_metadata",
+    "strain_keys",
+    "strained_names",
     "weight_keys",
     "weights_keys",
 ]
@@ -165,6 +167,34 @@ def weight_keys(names: Sequence[str]) -> list[str]:
     return keys
 
 
+def strain_keys(names: Sequence[str], strained: Sequence[str]) -> dict[int, str]:
+    """Give the components that are strained, by number, their data key.
+
+    Parameters
+    ----------
+    names, strained : sequence of str
+        All components, and those that are strained.
+
+    Returns
+    -------
+    dict of int to str
+        ``strain_<name>``, by the same rule as the weight's.
+
+    Examples
+    --------
+    >>> strain_keys(["unknown 1", "BaTiO3 (cubic)"], ["BaTiO3 (cubic)"])
+    {1: 'strain_BaTiO3__cubic_'}
+    """
+    keys = enumerate(zip(names, weight_keys(names), strict=True))
+    return {k: f"strain_{key[len('weight_') :]}" for k, (name, key) in keys if name in strained}
+
+
+def strained_names(cmf: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the components that are strained, by the ``cmf`` metadata of a start document."""
+    records = cmf.get("components") or ()
+    return tuple(str(record["name"]) for record in records if record.get("strain"))
+
+
 def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]:
     """Give the fields of the scan's dimensions their data keys in ``primary``.
 
@@ -187,7 +217,7 @@ def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]
     for dimension, fields in enumerate(dimensions):
         for field in fields:
             key = "elapsed" if field == "time" else field
-            while key in _CLAIMED or key in found or key.startswith("weight_"):
+            while key in _CLAIMED or key in found or key.startswith(("weight_", "strain_")):
                 key = f"raw_{key}"
             if all(field != variable.field for variable in found.values()):
                 units = "s" if field == "time" else ""
@@ -196,13 +226,22 @@ def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]
 
 
 def component_record(
-    name: str, *, fixed: bool, origin: str, values: Array | None
+    name: str,
+    *,
+    fixed: bool,
+    origin: str,
+    values: Array | None,
+    strain: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Describe one component for the ``cmf`` metadata, with a hash of what it is held at."""
+    """Describe one component for the ``cmf`` metadata, with a hash of what it is held at.
+
+    Where it has a strain, with the bounds of that.
+    """
     digest = None
     if values is not None:
         digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return {"name": name, "fixed": fixed, "origin": origin, "sha256": digest}
+    record = {"name": name, "fixed": fixed, "origin": origin, "sha256": digest}
+    return record if strain is None else {**record, "strain": list(strain)}
 
 
 def start_metadata(
@@ -249,7 +288,9 @@ def _hints(raw_hints: Mapping[str, Any], variables: Sequence[Independent]) -> di
     return hints
 
 
-def primary_keys(names: Sequence[str], variables: Sequence[Independent]) -> DataKeys:
+def primary_keys(
+    names: Sequence[str], variables: Sequence[Independent], strained: Sequence[str] = ()
+) -> DataKeys:
     """Describe an event of ``primary``: one pattern."""
     keys = _variable_keys(variables)
     for key, name in zip(weight_keys(names), names, strict=True):
@@ -257,6 +298,9 @@ def primary_keys(names: Sequence[str], variables: Sequence[Independent]) -> Data
         keys[f"{key}_error"] = _number(
             source="standard error, given the components' shapes; noise taken from the residual"
         )
+    for k, key in strain_keys(names, strained).items():
+        keys[key] = _number(source=f"lattice expansion of {names[k]}: d becomes d (1 + strain)")
+        keys[f"{key}_error"] = _number(source="standard error, joint with those of the weights")
     keys["r_factor"] = _number(source="sqrt(sum((x - wH)^2) / sum(x^2))")
     keys["unexplained"] = _number(source="sum(max(x - wH, 0)) / sum(x)")
     keys |= {"n_patterns": _integer(), "lag": _integer(), "fit_seconds": _number(units="s")}
@@ -275,11 +319,15 @@ def component_keys(axis: Axis, components: Array) -> DataKeys:
     }
 
 
-def weights_keys(names: Sequence[str], variables: Sequence[Independent]) -> DataKeys:
+def weights_keys(
+    names: Sequence[str], variables: Sequence[Independent], strained: Sequence[str] = ()
+) -> DataKeys:
     """Describe a row of ``weights``: one pattern of a snapshot."""
     keys = _variable_keys(variables) | {"fit_id": _integer(), "pattern": _integer()}
     weights = zip(weight_keys(names), names, strict=True)
-    return keys | {key: _number(source=name) for key, name in weights}
+    keys |= {key: _number(source=name) for key, name in weights}
+    strains = strain_keys(names, strained).items()
+    return keys | {key: _number(source=f"lattice expansion of {names[k]}") for k, key in strains}
 
 
 def latest_keys(axis: Axis, pattern: Array) -> DataKeys:

@@ -51,6 +51,10 @@ class View:
         What the rows are drawn against.
     weights, errors : ndarray (N, K)
         In units of ``weight_label``; errors are NaN where none was published.
+    strained : tuple of int
+        Components that have a strain.
+    strains, strain_errors : ndarray (N, K)
+        NaN where there is none.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
     components : Components or None
@@ -74,6 +78,9 @@ class View:
     weights: Array
     errors: Array
     weight_label: str
+    strained: tuple[int, ...]
+    strains: Array
+    strain_errors: Array
     marks: tuple[tuple[float, str], ...]
     components: Components | None
     latest: Latest | None
@@ -94,6 +101,7 @@ class _Past:
     names: tuple[str, ...] = ()
     slots: dict[str, int] = field(default_factory=dict)
     errors: dict[str, Array] = field(default_factory=dict)
+    strain_errors: dict[str, Array] = field(default_factory=dict)
     r_factor: Array = field(default_factory=lambda: np.empty(0))
     lag: Array = field(default_factory=lambda: np.empty(0))
     changes: tuple[tuple[int, str, str], ...] = ()
@@ -142,6 +150,9 @@ class Story:
             weights=weights * scales,
             errors=self._errors(n) * scales,
             weight_label=weight_label,
+            strained=tuple(reader.names.index(name) for name in reader.strained),
+            strains=reader.strains,
+            strain_errors=self._strain_errors(n),
             marks=_marks(self._changes(), abscissa),
             components=_components(reader),
             latest=reader.latest,
@@ -153,11 +164,13 @@ class Story:
     def _as_past(self) -> _Past:
         reader, n = self.reader, self.reader.n_patterns
         errors = dict(zip(reader.names, self._errors(n).T, strict=True))
+        strain_errors = dict(zip(reader.names, self._strain_errors(n).T, strict=True))
         return _Past(
             reader.uid,
             reader.names,
             self._slots,
             {**self._past.errors, **errors},
+            {**self._past.strain_errors, **strain_errors},
             self._rows(self._past.r_factor, reader.r_factor, n),
             self._rows(self._past.lag, reader.lag, n),
             self._changes(),
@@ -173,9 +186,16 @@ class Story:
         return rows
 
     def _errors(self, n: int) -> Array:
-        published, nothing = self.reader.errors, np.empty(0)
+        return self._columns(self._past.errors, self.reader.errors, n)
+
+    def _strain_errors(self, n: int) -> Array:
+        return self._columns(self._past.strain_errors, self.reader.strain_errors, n)
+
+    def _columns(self, past: Mapping[str, Array], published: Array, n: int) -> Array:
+        """Put what was published of each component where it belongs, (N, K)."""
+        nothing = np.empty(0)
         columns = [
-            self._rows(self._past.errors.get(name, nothing), published[:, k], n)
+            self._rows(past.get(name, nothing), published[:, k], n)
             for k, name in enumerate(self.reader.names)
         ]
         return np.column_stack(columns) if columns else np.empty((n, 0))

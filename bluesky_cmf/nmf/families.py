@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from ..errors import InputError
+from .bounds import strain_bounds
 
-__all__ = ["TAPS", "Family", "Tables", "spline_weights", "strain_bounds"]
+__all__ = ["TAPS", "Family", "Tables", "spline_weights"]
 
 Array = npt.NDArray[Any]
 
@@ -99,26 +100,6 @@ class Family:
         first, *weights = spline_weights(place, self.bounds[0], self.step, len(self) + 2)
         rows = self.coefficients[int(first) : int(first) + TAPS]
         return np.asarray(weights[order].numpy() @ rows)
-
-
-def strain_bounds(argument: str, bounds: Any) -> tuple[float, float]:
-    """Check the bounds of a strain.
-
-    Raises
-    ------
-    InputError
-        Where they are not two numbers between -0.5 and 0.5, the lower first.
-    """
-    try:
-        low, high = (float(bound) for bound in bounds)
-    except (TypeError, ValueError):
-        low = high = np.nan
-    if not -0.5 <= low < high <= 0.5:
-        raise InputError(
-            f"{argument}: expected strains (lowest, highest) between -0.5 and 0.5, as in "
-            f"(-0.01, 0.02), got {bounds!r}; a strain is relative: 1 % of expansion is 0.01"
-        )
-    return low, high
 
 
 def spline_weights(

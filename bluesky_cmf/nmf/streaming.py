@@ -50,7 +50,7 @@ class StreamingNMF:
         ½‖X - WH‖², or the beta-divergence of X from WH: 1 is Kullback and Leibler's, right for
         counts, 0 Itakura and Saito's.
     device : str or torch.device, optional
-        ``"auto"``: CUDA where there is one, else the CPU.
+        ``"auto"``: CUDA where there is one and nothing is strained, else the CPU.
     dtype : torch.dtype, optional
         What patterns are stored in and the result is given in. Arithmetic is in float64.
     seed : int, optional
@@ -114,7 +114,9 @@ class StreamingNMF:
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
         self._beta = beta_of(loss)
-        self.device = chosen_device(device)
+        # With strains the kernels of the CPU are faster than any device.
+        chosen = "cpu" if device == "auto" and families else device
+        self.device = chosen_device(chosen)
         if self.device.type == "cpu":
             # Now, and not at the first pattern.
             warm_up(beta=self._beta)
