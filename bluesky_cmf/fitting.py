@@ -258,9 +258,8 @@ class Fitting:
                 self._at_bounds.add(name)
                 low, high = self._families[name].bounds
                 message = (
-                    f"the strain of {name!r} is at a bound ({low:g} to {high:g}) in pattern "
-                    f"{patterns[0] + 1}: its weight there is of lines in the wrong place; give "
-                    f"the phase a wider strain=(lowest, highest)"
+                    f"the strain of {name!r} is at a bound in pattern {patterns[0] + 1}, its "
+                    f"weight too small; widen strain=({low:g}, {high:g})"
                 )
                 logger.warning("%s", message)
                 self.faults.append(message)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .nmf.families import Family
 from .phases import Phase
 from .preprocess import Preprocess
+from .stretching import stretched
 
 __all__ = ["family_of", "tabulated"]
 
@@ -19,7 +20,9 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 #: Shapes of the first table, and how well, relatively, a table gives those between its own.
-_FIRST, _ACCURACY = 9, 3e-4
+_FIRST, _ACCURACY = 9, 2e-4
+#: Points in the narrowest line, where a crystal's pattern is computed once for all strains.
+_POINTS = 12
 #: Most numbers of a table.
 _MOST = 1 << 23
 
@@ -51,11 +54,26 @@ def family_of(phase: Phase, x: Array, preprocess: Preprocess) -> Family:
     scale = float(given.sum() / bare.sum()) if preprocess.normalize and bare.any() else 1.0
     for bound in bounds:
         phase.on(x, strain=bound)
+    sampled = _sampled(phase, x)
 
     def shape(strain: float) -> Array:
-        return scale * np.asarray(plain(x, phase.on(x, strain=strain)), dtype=float)
+        return scale * np.asarray(plain(x, sampled.on(x, strain=strain)), dtype=float)
 
     return Family(tabulated(shape, bounds, what=f"phase {phase.name!r}"), bounds, given)
+
+
+def _sampled(phase: Phase, x: Array) -> Phase:
+    """Compute a crystal's pattern once, finely enough for a spline to give it in between."""
+    if phase.powder is None or phase.axis is None:
+        return phase
+    low, high = phase.known_strain
+    (first,), (last,) = (
+        stretched(x[place], strain, phase.axis)
+        for place, strain in ((slice(1), min(low, 0.0)), (slice(-1, None), max(high, 0.0)))
+    )
+    step = phase.powder.narrowest(np.array([first, last])) / _POINTS
+    fine = np.linspace(first, last, max(len(x), int((last - first) / step) + 2))
+    return replace(phase, x=fine, y=phase.on(fine), powder=None)
 
 
 def tabulated(shape: Callable[[float], Array], bounds: tuple[float, float], *, what: str) -> Array:
@@ -73,7 +91,7 @@ def tabulated(shape: Callable[[float], Array], bounds: tuple[float, float], *, w
     Returns
     -------
     ndarray (G, F)
-        Shapes at even distances: so many that the spline is within 3e-4 of the norm of those
+        Shapes at even distances: so many that the spline is within 2e-4 of the norm of those
         half-way between them, as the narrowest lines ask for.
     """
     shapes = np.stack([shape(strain) for strain in np.linspace(*bounds, _FIRST)])
@@ -84,12 +102,11 @@ def tabulated(shape: Callable[[float], Array], bounds: tuple[float, float], *, w
         found = np.stack([family.at(strain) for strain in between])
         sizes = np.linalg.norm(middles, axis=1)
         left = float((np.linalg.norm(found - middles, axis=1) / np.maximum(sizes, 1e-300)).max())
-        # They were computed, and make the table finer still.
+        if left <= _ACCURACY or 2 * shapes.size > _MOST:
+            break
         finer = np.empty((2 * len(shapes) - 1, shapes.shape[1]))
         finer[::2], finer[1::2] = shapes, middles
         shapes = finer
-        if left <= _ACCURACY or 2 * shapes.size > _MOST:
-            break
     if left > _ACCURACY:
         logger.warning(
             "%s: strains from %g to %g are told by %d shapes only, to some %.1g of the pattern: "
@@ -97,6 +114,6 @@ def tabulated(shape: Callable[[float], Array], bounds: tuple[float, float], *, w
             what,
             *bounds,
             len(shapes),
-            left / 16,
+            left,
         )
     return shapes

@@ -108,7 +108,7 @@ class Panels:
             return
         weights, r_factor, lag = (self.axes[name] for name in ("weights", "r_factor", "lag"))
         if view.strained:
-            rows = self._left.subgridspec(3, 1, height_ratios=(1.5, 0.65, 0.8), hspace=0.02)
+            rows = self._left.subgridspec(3, 1, height_ratios=(1.3, 0.65, 1), hspace=0.02)
             self.axes["strain"] = self.figure.add_subplot(rows[1], sharex=weights)
             self._strains = Strains(self.axes["strain"])
         else:

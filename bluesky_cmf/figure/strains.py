@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
+from ..documents import Array
 from .artists import FAINT, clean, colour, limits, marker, marker_size, outline, set_limits
-from .view import Array, View
+from .view import View
 
 __all__ = ["Strains"]
 
@@ -62,8 +63,10 @@ class Strains:
         self._lines, self._bars = {}, {}
         for k in view.strained:
             slot = view.slots[k]
-            style = {"color": colour(slot), "marker": marker(slot), "mew": 0}
-            (self._lines[k],) = self._axes.plot([], [], lw=1.2, **style)
+            (line,) = self._axes.plot(
+                [], [], color=colour(slot), marker=marker(slot), lw=1.2, mew=0
+            )
+            self._lines[k] = line
             self._lines[k].set_linestyle("-" if view.abscissa.ordered else "none")
             self._bars[k] = LineCollection([], colors=colour(slot), linewidths=0.8, alpha=0.4)
             self._axes.add_collection(self._bars[k], autolim=False)

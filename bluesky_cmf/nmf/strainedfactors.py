@@ -200,12 +200,11 @@ class StrainedFactors(Factorization):
         return self.deviations(start, squared)[:, : len(self.H)]
 
     def at_bounds(self, start: int, stop: int) -> torch.Tensor:
-        """Tell which strains (M, S) are at a bound, with a weight beside them."""
+        """Tell which strains (M, S) are at a bound, with a weight beside them that tells them."""
         S = len(self.tables.strained)
         strains = self.strains.tensor(start, stop)
         low, high = self.tables.low[:S], self.tables.high[:S]
-        weighty = self.W.tensor(start, stop)[:, self.tables.strained] > 0
-        return weighty & ((strains <= low) | (strains >= high))
+        return self._told(start, stop) & ((strains <= low) | (strains >= high))
 
     # --- what changes it --------------------------------------------------------------------
 
@@ -450,12 +449,17 @@ class StrainedFactors(Factorization):
         shapes = torch.einsum("msj,msjf->msf", value, rows)
         return shapes, torch.einsum("msj,msjf->msf", slope, rows)
 
+    def _told(self, start: int, stop: int) -> torch.Tensor:
+        """Tell which strains (M, S) have a weight beside them that tells them."""
+        strained = self.tables.strained
+        sizes = self.W.tensor(start, stop)[:, strained].square() * self.H[strained].square().sum(1)
+        noise = self.squared.tensor(start, stop) / self.X.n_features
+        return sizes > _SIGNIFICANT * noise
+
     def _neighbours(self) -> list[torch.Tensor]:
         """Give each row the strains of the last row before it that tells them, and of the next."""
         strains, n = self.strains.tensor(), len(self)
-        w = self.W.tensor()[:, self.tables.strained]
-        sizes = self.H[self.tables.strained].square().sum(1)
-        told = w.square() * sizes * self.X.n_features > _SIGNIFICANT * self.squared.tensor()
+        told = self._told(0, n)
         number = torch.arange(n, device=strains.device)[:, None]
         earlier = torch.where(told, number, -1).cummax(0).values
         later = torch.where(told, number, n).flip(0).cummin(0).values.flip(0)
