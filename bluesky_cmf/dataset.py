@@ -137,8 +137,8 @@ class Dataset:
 
     def _newly_strained(self, after: Sequence[Component]) -> bool:
         """Whether there are strains after a change that the analysis run has no keys for."""
-        known = {component.name for component in self.components if component.strain}
-        return any(c.strain and c.name not in known for c in after)
+        known = () if self._run is None else self._run.strained
+        return self._run is not None and any(c.strain and c.name not in known for c in after)
 
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""

@@ -55,8 +55,7 @@ class AnalysisRun:
         metadata = schema.start_metadata(self.raw_start, self.variables, self.metadata)
         self._bundle = compose_run(metadata=metadata, validate=False)
         self._weight_keys = schema.weight_keys(self.names)
-        self._strained = schema.strained_names(self.metadata)
-        self._strain_keys = schema.strain_keys(self.names, self._strained)
+        self._strain_keys = schema.strain_keys(self.names, self.strained)
         self._streams: dict[str, Any] = {}
         self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
@@ -68,6 +67,11 @@ class AnalysisRun:
     def uid(self) -> str:
         """Unique identifier of the analysis run."""
         return str(self._bundle.start_doc["uid"])
+
+    @property
+    def strained(self) -> tuple[str, ...]:
+        """Components that have data keys for a strain."""
+        return schema.strained_names(self.metadata)
 
     def primary(
         self, points: Sequence[Point], rows: RowFit, *, n_patterns: int, lag: int, seconds: float
@@ -160,7 +164,7 @@ class AnalysisRun:
         self.emit("stop", {**stop, "cmf": cmf})
 
     def _primary_keys(self) -> schema.DataKeys:
-        return schema.primary_keys(self.names, self.variables, self._strained)
+        return schema.primary_keys(self.names, self.variables, self.strained)
 
     def _axis(self) -> Axis:
         if self.axis is None:
@@ -184,7 +188,7 @@ class AnalysisRun:
             data[key] = result.strains[:, k].tolist()
         now = [time.time()] * n
         stream = self._stream(
-            "weights", lambda: schema.weights_keys(self.names, self.variables, self._strained)
+            "weights", lambda: schema.weights_keys(self.names, self.variables, self.strained)
         )
         page = stream.compose_event_page(
             data=data, timestamps={key: list(now) for key in data}, time=now, validate=False

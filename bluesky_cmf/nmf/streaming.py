@@ -114,6 +114,8 @@ class StreamingNMF:
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
         self._beta = beta_of(loss)
+        for name in families or ():
+            self._check_loss(name, loss)
         # With strains the kernels of the CPU are faster than any device.
         chosen = "cpu" if device == "auto" and families else device
         self.device = chosen_device(chosen)
@@ -581,12 +583,15 @@ class StreamingNMF:
             names = [self.names[k] for k in factors.tables.strained]
             self._strains = dict(zip(names, columns, strict=True))
 
-    def _check_family(self, name: str, family: Family) -> None:
+    def _check_loss(self, name: str, loss: str | float) -> None:
         if self._beta != 2:
             raise InputError(
                 f"loss: a strain is fitted by least squares, expected 'frobenius' where component "
-                f"{name!r} has one, got {self.loss!r}; leave its strain out, or the loss"
+                f"{name!r} has one, got {loss!r}; leave its strain out, or the loss"
             )
+
+    def _check_family(self, name: str, family: Family) -> None:
+        self._check_loss(name, self.loss)
         if not isinstance(family, Family) or len(family.shape) != self.n_features:
             raise InputError(
                 f"families: expected a Family of {self.n_features} points for {name!r}, got "
