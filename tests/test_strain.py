@@ -377,10 +377,13 @@ def test_without_kernels_the_same_comes_out(
     assert two.objective == pytest.approx(one.objective, rel=1e-8)
     np.testing.assert_allclose(two.weights, one.weights, atol=1e-6)
     np.testing.assert_allclose(two.strains, one.strains, atol=1e-7)
-    for key in ("errors", "strain_errors", "r_factor", "reconstruction"):
+    for key in ("errors", "r_factor", "reconstruction"):
         np.testing.assert_allclose(
-            getattr(reference.rows(), key), getattr(fused.rows(), key), rtol=1e-4, atol=1e-9
+            getattr(reference.rows(), key), getattr(fused.rows(), key), rtol=1e-3, atol=1e-4
         )
+    np.testing.assert_allclose(
+        reference.rows().strain_errors, fused.rows().strain_errors, rtol=1e-3, atol=1e-8
+    )
     assert one.weights[row, 1] == pytest.approx(0.3)
 
 
@@ -601,7 +604,11 @@ def test_a_run_publishes_strains_and_its_figure_draws_them() -> None:
     live = LiveNMF(
         "det_chi_I",
         x="det_chi_Q",
-        phases=[*phases("a", "b"), *phases("c", strain=None)],
+        phases=[
+            *phases("a", "b"),
+            *phases("c", strain=None),
+            Phase.from_array("background", X_AXIS, background()),
+        ],
         n_components=4,
     )
     for subscriber in (out, reader, plot):
@@ -613,12 +620,12 @@ def test_a_run_publishes_strains_and_its_figure_draws_them() -> None:
     assert live.error is None
     start = out.named("start")[0]
     bounds = {record["name"]: record.get("strain") for record in start["cmf"]["components"]}
-    assert bounds == {"a": list(BOUNDS), "b": list(BOUNDS), "c": None, "unknown 1": None}
+    assert bounds == {"a": list(BOUNDS), "b": list(BOUNDS), "c": None, "background": None}
     primary, weights = out.data("primary"), out.data("weights")
     keys = {key for key in primary if key.startswith("strain")}
     assert keys == {f"strain_{name}{end}" for name in "ab" for end in ("", "_error")}
     assert {key for key in weights if key.startswith("strain")} == {"strain_a", "strain_b"}
-    assert np.abs(primary["strain_a"] - E[:, 0]).max() < 1e-3
+    assert np.abs(primary["strain_a"] - E[:, 0]).max() < 2e-4
     assert (primary["strain_a_error"] > 0).all()
     np.testing.assert_allclose(reader.strains[:, :2], E, atol=3e-4)
     np.testing.assert_allclose(reader.strains, live.result.strains)

@@ -142,7 +142,7 @@ class StrainedFit(Fit):
 
     factors: StrainedFactors
 
-    all_rows, rounds = 1_500_000, 1
+    all_rows, rounds = 1_500_000, 2
     passes = (8, 2)
     sample = 128
 
