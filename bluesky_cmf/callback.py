@@ -159,12 +159,13 @@ class LiveNMF:
         recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata)
         self._closed = self._refusing = False
         self._exit_registered = False
+        known = known_and_free(phases, n_components)
         if background:
-            _put_the_scan_first(beta, strained=any(phase.strain for phase in phases))
+            _put_the_scan_first(beta, strained=any(c.strain for c in known))
         self._emitter = Emitter(background=background)
         self._datasets = Datasets(
             recipe,
-            known_and_free(phases, n_components),
+            known,
             session=scope == "session",
             emit=self._emitter,
         )
@@ -388,11 +389,10 @@ class LiveNMF:
         result = self._datasets.open_result
         if result is None or name not in result.names:
             return None
-        k = result.names.index(name)
-        if result.fixed[k]:
-            # It is held where it is, with the strain that it may have.
+        if self._datasets.strained(name):
+            # It is held where it is, with its strain, which no one shape would have.
             return None
-        shape = result.components[k]
+        shape = result.components[result.names.index(name)]
         return shape if shape.any() else None
 
     def _check_length(self, name: str, pattern: Phase | npt.NDArray[Any] | None) -> None:
