@@ -9,14 +9,21 @@ import torch
 
 from .blocks import Blocks
 from .factorization import Factorization, spread
-from .families import TAPS, Tables
+from .families import Tables
 from .kernels import kernels_for, strained_kernels_for
 from .rows import Rows
 from .rules import Rules
-from .strainedrows import Noises, RowProblem, joint_covariance
+from .strainedrows import (
+    Noises,
+    RowProblem,
+    Seen,
+    joint_covariance,
+    neighbours,
+    square_of,
+)
 from .updates import coordinate_descent
 
-__all__ = ["Seen", "StrainedFactors"]
+__all__ = ["StrainedFactors"]
 
 _NOTHING = np.zeros((0, 0))
 _NO_ANCHORS = np.zeros(0)
@@ -28,28 +35,6 @@ _EXACT_BELOW = 1e-8
 _CHUNK = 16
 #: As in `strainedrows.py`.
 _SIGNIFICANT = 100.0
-
-
-class Seen:
-    """Products of rows with the tables that were formed already: as good for other factors.
-
-    Parameters
-    ----------
-    tables : Tables
-        The held components.
-    device : torch.device
-        Where the rows are.
-    """
-
-    def __init__(self, tables: Tables, *, device: torch.device) -> None:
-        self._width = len(tables.held)
-        self._rows = Rows((TAPS + 1) * self._width, device=device)
-
-    def array(self, start: int, stop: int) -> np.ndarray:
-        """Give those of some rows, (M, P, 5): one more than the row of the table, and products."""
-        if len(self._rows) < stop:
-            self._rows.extend(stop - len(self._rows))
-        return self._rows.array(start, stop).reshape(stop - start, self._width, TAPS + 1)
 
 
 class StrainedFactors(Factorization):
@@ -217,7 +202,7 @@ class StrainedFactors(Factorization):
         n = len(self)
         for _ in range(10):
             before = self.objective
-            for others in self._neighbours():
+            for others in neighbours(self.strains.tensor(), self._told(0, n)):
                 self._resolve(0, n, others=others)
             if self.objective >= (1 - 1e-7) * before:
                 break
@@ -374,8 +359,8 @@ class StrainedFactors(Factorization):
         W[:, order] = point.W
         self._move(X, start, W, before, point.strains)
         held_w, c, G = point.W[:, :P], point.c[:, :P], point.G[:, :P, :P]
-        parts = 0.5 * norms - (held_w * c).sum(1) + 0.5 * _square(held_w, G)
-        squared = norms - 2 * (point.W * point.c).sum(1) + _square(point.W, point.G)
+        parts = 0.5 * norms - (held_w * c).sum(1) + 0.5 * square_of(held_w, G)
+        squared = norms - 2 * (point.W * point.c).sum(1) + square_of(point.W, point.G)
         self.strains.view(start, stop)[:] = point.strains
         lost = squared < _EXACT_BELOW * norms
         if bool(lost.any()):
@@ -456,28 +441,8 @@ class StrainedFactors(Factorization):
         noise = self.squared.tensor(start, stop) / self.X.n_features
         return sizes > _SIGNIFICANT * noise
 
-    def _neighbours(self) -> list[torch.Tensor]:
-        """Give each row the strains of the last row before it that tells them, and of the next."""
-        strains, n = self.strains.tensor(), len(self)
-        told = self._told(0, n)
-        number = torch.arange(n, device=strains.device)[:, None]
-        earlier = torch.where(told, number, -1).cummax(0).values
-        later = torch.where(told, number, n).flip(0).cummin(0).values.flip(0)
-        earlier = torch.cat([earlier.new_full((1, earlier.shape[1]), -1), earlier[:-1]])
-        later = torch.cat([later[1:], later.new_full((1, later.shape[1]), n)])
-        return [
-            torch.where(
-                (rows >= 0) & (rows < n), strains.gather(0, rows.clamp(0, max(n - 1, 0))), strains
-            )
-            for rows in (earlier, later)
-        ]
-
     def _follow_components(self) -> None:
         """Bring what depends on the free components up to them."""
         self._free_H[:] = self.H[self.tables.free]
         self._free_G[:] = self._free_H @ self._free_H.T
         self._known.fill_(False)
-
-
-def _square(W: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-    return (W[:, None] @ G @ W[:, :, None])[:, 0, 0]

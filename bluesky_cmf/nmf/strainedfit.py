@@ -7,15 +7,20 @@ import torch
 
 from .blocks import Blocks
 from .families import Family, Tables
-from .fit import Fit
+from .fit import FINALISTS, MARGIN, MAX_SWEEPS, TOL, Fit
 from .rows import Rows
 from .rules import Rules
 from .seeds import data_seeds
-from .strainedfactors import Seen, StrainedFactors
+from .strainedfactors import StrainedFactors
+from .strainedrows import Seen
 from .sweeps import LOST, PASSES, Data, Pace, Sweeps
 
 __all__ = ["StrainedFit", "StrainedSweeps", "Unstrained"]
 
+#: Rows up to which starts are compared on all of them.
+_ALL_ROWS = 400
+#: Rows that starts are compared on at the end, where there are more, and sweeps that tell.
+_SAMPLE, _TRIAL_SWEEPS = 128, 30
 #: Rows that are brought back at a time.
 _CHUNK = 256
 
@@ -144,7 +149,8 @@ class StrainedFit(Fit):
 
     all_rows, rounds = 1_500_000, 2
     passes = (8, 2)
-    sample = 128
+    # A step of the search that goes with an event must not cost more than the event.
+    sample, trial_sweeps = 64, 15
 
     def __init__(
         self,
@@ -174,6 +180,29 @@ class StrainedFit(Fit):
         converged = self._converge()
         self.factors.settle()
         return converged
+
+    def _converge(self) -> bool:
+        if len(self.X) <= _ALL_ROWS:
+            return super()._converge()
+        # Starts are compared on some rows; what the best of them led to, on all.
+        n, H = len(self.factors), self.factors.H
+        rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
+        sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        sample.append(torch.stack([self.X.row(row) for row in rows.tolist()]))
+        held = self._held_of(rows)
+        trials = [self._sweeps(sample, start, held=held) for start in self._starts(sample, H)]
+        for trial in trials:
+            trial.descend(max_sweeps=_TRIAL_SWEEPS, tol=0.0)
+        trials.sort(key=lambda trial: trial.curve[-1])
+        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
+        found = self._begin(min(ends, key=lambda end: end.objective).H)
+        own = self._begin(H)
+        for descent in (found, own):
+            descent.descend(max_sweeps=_TRIAL_SWEEPS, tol=TOL)
+        ahead = own.curve[-1] < (1 - MARGIN) * found.curve[-1]
+        best = (own if ahead else found).descend(max_sweeps=MAX_SWEEPS, tol=TOL)
+        self._take(self._challenger(best.H), anyway=True)
+        return best.converged
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> StrainedFactors:
         standing = getattr(self, "factors", None)

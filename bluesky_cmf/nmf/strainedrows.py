@@ -9,10 +9,19 @@ import numpy.typing as npt
 import torch
 
 from .families import TAPS, Tables
+from .rows import Rows
 from .rules import Rules
 from .updates import solve_rows
 
-__all__ = ["Noises", "Point", "RowProblem", "joint_covariance"]
+__all__ = [
+    "Noises",
+    "Point",
+    "RowProblem",
+    "Seen",
+    "joint_covariance",
+    "neighbours",
+    "square_of",
+]
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +40,28 @@ _JUMP, _EVIDENT, _SIGNIFICANT = 2.0, 15.0, 100.0
 #: What a neighbour's strain must gain, relatively.
 _BETTER = 1e-9
 _RIDGE = 1e-12
+
+
+class Seen:
+    """Products of rows with the tables that were formed already: as good for other factors.
+
+    Parameters
+    ----------
+    tables : Tables
+        The held components.
+    device : torch.device
+        Where the rows are.
+    """
+
+    def __init__(self, tables: Tables, *, device: torch.device) -> None:
+        self._width = len(tables.held)
+        self._rows = Rows((TAPS + 1) * self._width, device=device)
+
+    def array(self, start: int, stop: int) -> np.ndarray:
+        """Give those of some rows, (M, P, 5): one more than the row of the table, and products."""
+        if len(self._rows) < stop:
+            self._rows.extend(stop - len(self._rows))
+        return self._rows.array(start, stop).reshape(stop - start, self._width, TAPS + 1)
 
 
 @dataclass
@@ -212,8 +243,7 @@ class RowProblem:
         """Half the squared residual and the penalty of the weights, (M,)."""
         norms, rules = self.norms if norms is None else norms, self.rules
         penalty = rules.l1 * W.sum(1) + 0.5 * rules.l2 * W.square().sum(1)
-        square = (W[:, None] @ G @ W[:, :, None])[:, 0, 0]
-        return 0.5 * norms - (W * c).sum(1) + 0.5 * square + penalty
+        return 0.5 * norms - (W * c).sum(1) + 0.5 * square_of(W, G) + penalty
 
     def _step(self, here: Point) -> tuple[torch.Tensor, torch.Tensor]:
         """Take a Gauss-Newton step: changes of strains (M, S), and what they should gain (M,)."""
@@ -310,3 +340,30 @@ def joint_covariance(
         if noise is not None:
             scatter[row] = np.asarray(noise(vectors[row].cpu().numpy()))
     return np.asarray(inverse @ scatter @ inverse)
+
+
+def neighbours(strains: torch.Tensor, told: torch.Tensor) -> list[torch.Tensor]:
+    """Give each row the strains of the last row before it that tells them, and of the next.
+
+    Parameters
+    ----------
+    strains : Tensor (N, S)
+        Strains of the rows.
+    told : Tensor (N, S) of bool
+        Which of them a weight tells.
+    """
+    n = len(strains)
+    number = torch.arange(n, device=strains.device)[:, None]
+    earlier = torch.where(told, number, -1).cummax(0).values
+    later = torch.where(told, number, n).flip(0).cummin(0).values.flip(0)
+    earlier = torch.cat([torch.full_like(earlier[:1], -1), earlier[:-1]])
+    later = torch.cat([later[1:], torch.full_like(later[:1], n)])
+    return [
+        torch.where((rows >= 0) & (rows < n), strains.gather(0, rows.clamp(0, n - 1)), strains)
+        for rows in (earlier, later)
+    ]
+
+
+def square_of(W: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+    """Give wᵀGw of each row, (M,), for W (M, K) and G (M, K, K)."""
+    return (W[:, None] @ G @ W[:, :, None])[:, 0, 0]
