@@ -115,6 +115,11 @@ class Datasets:
         dataset = self._newest()
         return None if dataset is None else dataset.result
 
+    def strained(self, name: str) -> bool:
+        """Whether a component is held with a strain, once all changes so far have been made."""
+        with self._lock:
+            return any(c.name == name and c.strain is not None for c in self._current)
+
     def expect(self, item: Item) -> None:
         """Count a pattern that is on its way to `handle`."""
         if isinstance(item, Arrival):
