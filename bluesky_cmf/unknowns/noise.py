@@ -23,6 +23,8 @@ _APART, _SUMMED = 4, 4
 _PEDESTAL = 1e-4
 #: The least noise, as a part of the largest intensity: what rounding in the fit may leave.
 _LEAST = 1e-6
+#: Relative error of the noise of a stretch, from one pattern.
+_DOUBT = 0.15
 #: Part of the points that are zero where counts are sparse.
 _SPARSE = 0.2
 _TINY = 1e-300
@@ -107,6 +109,8 @@ class Noise:
         # A pattern that is noisier than the others (shorter, or scaled) is taken as it is.
         own = np.maximum(_medians(size[:, ::2]) / _MEDIAN, 1.0)
         root *= self._shape
+        # What few patterns tell of a stretch is uncertain, and too small as often as too large.
+        own *= 1.0 + _DOUBT / self._averaged**0.5
         root *= own[:, None]
         root *= self._gain
         return root
@@ -134,8 +138,8 @@ class Noise:
         gain = np.maximum(_gains(left / shape, length), 1.0)
         if not self._averaged:
             self._levels = [np.zeros(found.shape[1]) for found in (level, factor, gain)]
-        self._averaged += len(size)
-        share = len(size) / min(self._averaged, max(_MEMORY, len(size)))
+        self._averaged = min(self._averaged + len(size), max(_MEMORY, len(size)))
+        share = len(size) / self._averaged
         for known, found in zip(self._levels, (level, factor, gain), strict=True):
             known += share * (found.mean(axis=0) - known)
         level_, factor_, gain_ = self._levels
