@@ -94,10 +94,7 @@ class Noise:
         skew = np.minimum(sigma / expected, 1.0)
         for m, pattern in enumerate(patterns):
             if np.count_nonzero(pattern) < (1.0 - _SPARSE) * len(pattern):
-                quantum = pattern.min(where=pattern > 0, initial=pattern.max())
-                if variances[m] is None:
-                    np.maximum(sigma[m], np.sqrt(quantum * expected[m]), out=sigma[m])
-                np.maximum(skew[m], quantum / sigma[m], out=skew[m])
+                _count(pattern, expected[m], variances[m], sigma[m], skew[m])
         return sigma, skew
 
     def _estimated(self, left: Array, expected: Array, *, disturbed: bool) -> Array:
@@ -146,6 +143,20 @@ class Noise:
         self._shape = _drawn_out(level_[None], n, length)[0]
         self._shape[order[-1]] *= np.repeat(factor_, length)[:n]
         self._gain = _drawn_out(gain_[None], n, length)[0]
+
+
+def _count(
+    pattern: Array, expected: Array, variance: Array | None, sigma: Array, skew: Array
+) -> None:
+    """Correct noise and skewness, all (F,), of a pattern that was counted and is mostly zero."""
+    quantum = pattern.min(where=pattern > 0, initial=pattern.max())
+    counted = np.sqrt(quantum * expected)
+    if variance is None:
+        np.maximum(sigma, counted, out=sigma)
+    elif variance.mean() < 2.0 * quantum * np.maximum(pattern, quantum).mean():
+        # It was made of these counts, and says of a zero what it says of a one.
+        sigma[:] = counted
+    np.maximum(skew, quantum / sigma, out=skew)
 
 
 def _sizes(left: Array, apart: int = _APART) -> Array:

@@ -31,7 +31,7 @@ _MOST_RANGES = 5
 #: What is told comes to so much of the intensity, at least.
 _LEAST_SHARE = 1e-4
 #: What a new place has to come to, as a part of what was told before.
-_PART = 0.25
+_PART = 0.15
 #: A structure is gone when it sinks below so many standard deviations, over so many patterns.
 _GONE, _GONE_SPAN = 2.0, 4
 #: Patterns before something is looked at again that was found to be nothing new.
