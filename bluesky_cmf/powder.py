@@ -145,8 +145,8 @@ class Powder:
         Returns
         -------
         ndarray (F,)
-            Sum of the lines' profiles. The area of the crystal's strongest line (down to a
-            spacing of 1 Å) is 100, whatever the axis.
+            Sum of the lines' profiles. The highest point of the crystal's whole pattern (down to
+            a spacing of 1 Å) is 1, whatever the axis, as it is of components that are free.
 
         Raises
         ------
@@ -156,7 +156,8 @@ class Powder:
             logged as a warning, see `bluesky_cmf.axes.likelier`.
         """
         gaussian, lorentzian = self.shapes(x, width=width, what=what)
-        return (1 - width.eta) * gaussian + width.eta * lorentzian
+        pattern: Array = ((1 - width.eta) * gaussian + width.eta * lorentzian) / self._height(width)
+        return pattern
 
     def shapes(self, x: Array, *, width: Width, what: str) -> tuple[Array, Array]:
         """Give the pattern with Gaussian and with Lorentzian lines; as `on` does."""
@@ -179,6 +180,20 @@ class Powder:
         self._warn_once(x, what)
         widths = width.at(self._argument(positions))
         return gaussian_and_lorentzian(x, positions, areas * self._scale, widths)
+
+    def _height(self, width: Width) -> float:
+        """Height of the pattern, among the lines that set the scale: it is that of one of them."""
+        positions, areas = self._within(0.0, self._scale_end)
+        t = self._argument(positions)
+        # Beyond the data's axis, U, V and W need not give a width.
+        given = (width.u * t + width.v) * t + width.w > 0
+        if not given.any():
+            return 1.0
+        positions, areas = positions[given], areas[given] * self._scale
+        gaussian, lorentzian = gaussian_and_lorentzian(
+            positions, positions, areas, width.at(t[given])
+        )
+        return float(((1 - width.eta) * gaussian + width.eta * lorentzian).max())
 
     def _check(self, x: Array, what: str) -> None:
         if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu" or not (x[1:] > x[:-1]).all():

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 
-from bluesky_cmf import open_catalog
+from bluesky_cmf import LiveNMF, open_catalog
 from bluesky_cmf.catalogs import Catalog
 from bluesky_cmf.cli import run
-from bluesky_cmf.cli.console import ScanProgress
+from bluesky_cmf.cli.console import ScanProgress, summarize
 from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
-from tests.streams import run_documents
+from tests.streams import mixtures, run_documents
 from tests.structures import STRUCTURES
 
 PROGRAM = [sys.executable, "-m", "bluesky_cmf"]
@@ -235,7 +235,31 @@ def test_replay_shows_each_component_and_whether_it_is_held(
     assert errors == ""
     assert fact(output, "patterns") == "6"
     for name, state in (("tetragonal", "held"), ("cubic", "held"), ("unknown 1", "free")):
-        assert re.search(rf"^{name} +{state} +[\d.e+-]+ +[\d.e+-]+ +[\d.e+-]+$", output, re.M)
+        row = rf"^{name} +{state}( +[\d.e+-]+){{3}} +[\d.]+( ± [\d.]+)?$"
+        assert re.search(row, output, re.M)
+
+
+def test_fractions_of_the_last_pattern_stand_with_their_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x, H, patterns = mixtures(20, noise=0.05)
+    phases = [Phase.from_array(name, x, y) for name, y in zip("ab", H, strict=True)]
+    live = LiveNMF("chi_I", x="chi_Q", phases=phases, n_components=2, background=False)
+    reader = AnalysisReader()
+    live.subscribe(reader)
+    for name, doc in run_documents(patterns[:6], x=x):
+        live(name, doc)
+    assert live.result is not None
+
+    summarize(reader, live.result)
+
+    output = capsys.readouterr().out
+    assert "± σ, first fit" in output
+    for k, name in enumerate("ab"):
+        row = re.search(rf"^{name} +held .* ([\d.]+) ± ([\d.]+)$", output, re.M)
+        assert row, output
+        assert float(row[1]) == pytest.approx(reader.fractions[-1, k], abs=1e-3)
+        assert float(row[2]) == pytest.approx(reader.fraction_errors[-1, k], rel=0.1)
 
 
 def test_replay_stores_the_analysis_run_in_the_same_catalog_on_request(
@@ -278,10 +302,50 @@ def test_replay_into_another_catalog_crops_and_normalises_and_draws_against_anot
     assert analysis.n_patterns == 6
     assert analysis.variables == ("det_total",)
     steps = {"roi": [3.0, 7.0], "normalize": "max", "negative": "reject"}
+    steps |= dict.fromkeys(["regrid", "rebin", "background", "monitor"])
     assert analysis.start["cmf"]["preprocess"] == steps
     assert analysis.start["cmf"]["seed"] == 4
     assert analysis.axis is not None
     assert 3.0 <= analysis.axis.values[0] < analysis.axis.values[-1] <= 7.0
+
+
+def test_replay_takes_every_step_before_the_fit_and_where_the_noise_is_known_from(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = stored.with_phases(
+        regrid="0.05",
+        rebin="2",
+        background="snip:max_half_window=20,decreasing=true",
+        normalize="monitor",
+        monitor="det_total",
+        errors="counts",
+        into=str(stored.other),
+    )
+    assert run(command) == 0
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.start is not None
+    steps = {
+        "roi": None,
+        "regrid": 0.05,
+        "rebin": 2,
+        "negative": "reject",
+        "background": {"name": "snip", "max_half_window": 20, "decreasing": True},
+        "normalize": "monitor",
+        "monitor": "det_total",
+    }
+    assert analysis.start["cmf"]["preprocess"] == steps
+    assert analysis.start["cmf"]["errors"] == "counts"
+    assert analysis.axis is not None
+    np.testing.assert_allclose(np.diff(analysis.axis.values), 0.1, rtol=1e-6)
+
+
+def test_replay_says_that_errors_could_not_be_used_and_is_no_failure(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(stored.with_phases(errors="sigma")) == 0
+    output = capsys.readouterr().out
+    assert fact(output, "faults").startswith("errors: no data key 'sigma' in stream 'primary'")
+    assert fact(output, "patterns") == "6"
 
 
 def test_replay_lists_rejected_patterns_with_their_reason_and_fits_the_others(
@@ -389,7 +453,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"pattern": "chi_I"}, "no data key 'chi_I'"),
         ({"x": "chi_Q"}, "'chi_Q'"),
         ({"stream": "baseline"}, "baseline"),
-        ({"normalize": "sum"}, "expected 'max', 'area' or None, got 'sum'"),
+        ({"background": "snap"}, "background: no algorithm 'snap'"),
+        ({"background": "snip:width"}, "--background: expected NAME:OPTION=VALUE,…, got"),
+        ({"background": "asls:lambda=3"}, "background: 'asls' has no option 'lambda'"),
+        ({"monitor": "i0"}, "monitor: 'i0' is used with normalize='monitor' alone"),
+        ({"normalize": "sum"}, "expected 'max', 'area', 'monitor' or None, got 'sum'"),
         ({"phase": "missing.xy"}, "missing.xy: no such file"),
         ({"figure": "figure.doc"}, "--figure: 'figure.doc': matplotlib writes no 'doc' files"),
         ({"components": "0"}, "--components"),

@@ -1,6 +1,7 @@
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from bluesky_cmf.cifs import read_crystal
 from bluesky_cmf.crystals import powder_reflections
 from bluesky_cmf.errors import AxisError, InputError
 from bluesky_cmf.phases import Phase
+from bluesky_cmf.profiles import Width
 from tests.conftest import DATA
 from tests.structures import STRUCTURES, cif, written
 
@@ -270,17 +272,23 @@ def test_a_part_of_an_axis_gives_a_part_of_the_pattern(tmp_path: Path) -> None:
     np.testing.assert_allclose(part, whole[2000:4000], atol=1e-3 * whole.max())
 
 
-@pytest.mark.parametrize("eta_width", [0.1, (0.002, 0.001, 0.01)])
-def test_the_area_of_a_line_is_its_intensity(tmp_path: Path, eta_width: object) -> None:
-    phase = Phase.from_cif(
-        written(tmp_path, STRUCTURES["rock salt"]), wavelength=1.54, width=eta_width
-    )  # type: ignore[arg-type]
+@pytest.mark.parametrize("width", [0.1, (0.002, 0.001, 0.01)])
+def test_areas_are_as_intensities_and_the_highest_point_is_1(tmp_path: Path, width: Any) -> None:
+    path = written(tmp_path, STRUCTURES["rock salt"])
+    phase = Phase.from_cif(path, wavelength=1.54, width=width)
     x = np.arange(0.0, 170.0, 0.01)
 
-    area = phase.on(x).sum() * 0.01
+    pattern = phase.on(x)
 
+    # The strongest line stands alone: its height is its area times that of the profile.
+    strongest = phase.y.argmax()
+    known = Width.of(width)
+    gamma = float(known.at(np.tan(np.radians(phase.x[[strongest]]) / 2))[0])
+    peak = known.eta * 2 / math.pi + (1 - known.eta) * 2 * math.sqrt(math.log(2) / math.pi)
     # The tails of lines beyond the ends are missing.
-    assert area == pytest.approx(phase.y.sum() + _beyond(phase, x), rel=0.01)
+    areas = phase.y.sum() + _beyond(phase, x)
+    assert pattern.sum() * 0.01 * phase.y.max() * peak / gamma == pytest.approx(areas, rel=0.01)
+    assert pattern.max() == pytest.approx(1, abs=0.01)
 
 
 def _beyond(phase: Phase, x: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """What several commands ask of the user: the options of a fit, and the settings they make."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,21 +17,27 @@ __all__ = [
     "LARGEST_SEED",
     "MOST_COMPONENTS",
     "Axis",
+    "Background",
     "Components",
     "Csv",
     "Device",
+    "Errors",
     "Hdf5",
     "Independent",
     "Loss",
     "Mask",
     "ModelOptions",
+    "Monitor",
     "Negative",
     "Normalize",
+    "OnUnknown",
     "Overwrite",
     "Pattern",
     "Phases",
     "Points",
     "Poni",
+    "Rebin",
+    "Regrid",
     "Roi",
     "Seed",
     "Session",
@@ -103,7 +110,28 @@ Independent = Annotated[
 Stream = Annotated[
     str | None, typer.Option(help="Stream that holds the patterns; primary by default.")
 ]
-Normalize = Annotated[str | None, typer.Option(help="Divide each pattern by its max or area.")]
+Normalize = Annotated[
+    str | None, typer.Option(help="Divide each pattern by its max, area or monitor.")
+]
+Monitor = Annotated[
+    str | None, typer.Option(help="Data key of the monitor, for --normalize monitor.")
+]
+Regrid = Annotated[float | None, typer.Option(help="Interpolate onto an even axis with this step.")]
+Rebin = Annotated[int | None, typer.Option(min=1, help="Average each so many neighbouring points.")]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        help="Subtract a background: an algorithm of pybaselines, such as snip or "
+        "snip:max_half_window=40,decreasing=true."
+    ),
+]
+Errors = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the noise of patterns is known from: counts, or the data key of standard "
+        "errors; estimated from the residual, if not given."
+    ),
+]
 Roi = Annotated[
     tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
 ]
@@ -124,6 +152,13 @@ Unit = Annotated[
 ]
 Points = Annotated[
     int | None, typer.Option(min=2, help="Number of bins that frames are integrated into; 1000.")
+]
+OnUnknown = Annotated[
+    str | None,
+    typer.Option(
+        help="Where something stands out that no component explains: warn (the default), or add "
+        "one."
+    ),
 ]
 Session = Annotated[
     bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
@@ -169,8 +204,14 @@ class ModelOptions:
     width: str | None
     independent: tuple[str, ...]
     stream: str | None
-    normalize: str | None
     roi: tuple[float, float] | None
+    regrid: float | None
+    rebin: int | None
+    background: str | None
+    normalize: str | None
+    monitor: str | None
+    errors: str | None
+    on_unknown: str | None
     negative: str | None
     poni: Path | None
     mask: Path | None
@@ -214,8 +255,14 @@ class ModelOptions:
             "n_components": self.components,
             "independent": self.independent or None,
             "stream": self.stream,
-            "preprocess.normalize": self.normalize,
             "preprocess.roi": self.roi,
+            "preprocess.regrid": self.regrid,
+            "preprocess.rebin": self.rebin,
+            "preprocess.background": self.background and _background(self.background),
+            "preprocess.normalize": self.normalize,
+            "preprocess.monitor": self.monitor,
+            "errors": self.errors,
+            "on_unknown": self.on_unknown,
             "preprocess.negative": self.negative,
             "integrator.poni": self.poni,
             "integrator.mask": self.mask,
@@ -250,6 +297,21 @@ def model_options(given: Mapping[str, Any]) -> ModelOptions:
 
 def _phase(path: Path) -> dict[str, Any]:
     return {"cif" if path.suffix.lower() == ".cif" else "file": path.absolute()}
+
+
+def _background(text: str) -> dict[str, Any]:
+    """Read an algorithm and its options: ``snip``, or ``snip:max_half_window=40,…``."""
+    name, _, options = text.partition(":")
+    found: dict[str, Any] = {"name": name}
+    for part in filter(None, options.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"--background: expected NAME:OPTION=VALUE,…, got {text!r}")
+        try:
+            found[option.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            found[option.strip()] = value
+    return found
 
 
 def _width(text: str) -> Any:

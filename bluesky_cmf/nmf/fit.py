@@ -303,6 +303,12 @@ class Fit:
         self._take(self._challenger(best.H), anyway=True)
         return best.converged
 
+    def descend(self, *, tol: float = TOL) -> None:
+        """Go on from where the fit stands, and from nowhere else, to a tolerance."""
+        H, W = self.factors.H, self.factors.W.tensor()
+        end = self._begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=tol)
+        self._take(self._challenger(end.H))
+
     # --- details ---------------------------------------------------------------------------
 
     def _begin(self, H: torch.Tensor, *, W: torch.Tensor | None = None) -> Sweeps:

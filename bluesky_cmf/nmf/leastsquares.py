@@ -118,6 +118,13 @@ class LeastSquares(Fit):
         ahead = own.curve[-1] < (1 - MARGIN) * best.objective
         return self._polish(own.H if ahead else best.H)
 
+    def descend(self, *, tol: float = TOL) -> None:
+        """Go on from where the fit stands, and from nowhere else, to a tolerance."""
+        if self.rules.extrapolable and pays(self.X):
+            self._polish(self.factors.H)
+        else:
+            super().descend(tol=tol)
+
     def _polish(self, H: torch.Tensor) -> bool:
         """Sweep on what is compressed around the fit, until the exact objective stays."""
         self._take(self._challenger(H), anyway=True)

@@ -45,12 +45,9 @@ def _frozen(value: Any) -> Any:
 
 
 def _steps(preprocess: Preprocess) -> dict[str, Any]:
-    """Give what differs from the defaults."""
-    return {
-        field.name: getattr(preprocess, field.name)
-        for field in dataclasses.fields(preprocess)
-        if getattr(preprocess, field.name) != field.default
-    }
+    """Give what differs from the defaults, as plain values."""
+    steps, plain = preprocess.describe(), Preprocess().describe()
+    return {key: value for key, value in steps.items() if value != plain[key]}
 
 
 def _names(value: Any) -> Any:
