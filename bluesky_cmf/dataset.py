@@ -61,6 +61,8 @@ class Dataset:
     _n_refused: int = field(init=False, default=0)
     _published: int = field(init=False, default=0)
     _fit_failed: bool = field(init=False, default=False)
+    #: The fit has converged, and nothing has come or changed since.
+    _at_rest: bool = field(init=False, default=False)
 
     @property
     def shaped(self) -> bool:
@@ -116,6 +118,7 @@ class Dataset:
             return False
         try:
             if not model.settled and model.improve(budget, interrupted):
+                self._at_rest = False
                 self._snapshot_if_due()
         except Exception as error:
             self._fault(error)
@@ -141,6 +144,7 @@ class Dataset:
             # This analysis run ends here, and it ends with a converged fit as every other.
             self._converge()
         self._model.change(change)
+        self._at_rest = False
         if not reopens:
             self.components = after
             self._open_run().constraint(change.action, name, self._model.n_patterns)
@@ -252,7 +256,9 @@ class Dataset:
         if model is None or not (again or self._published < len(self._points)):
             return
         try:
+            self._at_rest = False
             result = model.refit(converge=converge)
+            self._at_rest = converge and result.converged
             rows = model.rows(self._published)
         except Exception as error:
             self._fault(error)
@@ -314,7 +320,8 @@ class Dataset:
         if self._model is None or self._published < len(self._points):
             return False
         try:
-            result = self._model.refit(converge=True)
+            known = self._model.result if self._at_rest else None
+            result = self._model.refit(converge=True) if known is None else known
         except Exception as error:
             self._fault(error)
             return False

@@ -161,6 +161,7 @@ def test_the_nexus_file_shows_weights_first_and_holds_all_there_is_to_look_at(
         assert first == "weights"
         assert set(others) == {
             "components",
+            "fractions",
             "patterns",
             "reconstruction",
             "difference",
@@ -216,7 +217,7 @@ def test_a_variable_that_goes_to_and_fro_is_no_axis_of_a_map_but_stays_beside_it
 def test_without_patterns_there_are_no_maps(run: Run, tmp_path: Path) -> None:
     write_nexus(tmp_path / "a.h5", run.analysis)
     with h5py.File(tmp_path / "a.h5") as file:
-        assert check_nexus(file) == ["weights", "components", "quality"]
+        assert check_nexus(file) == ["weights", "components", "fractions", "quality"]
 
 
 def test_a_component_of_an_exported_run_is_a_phase_for_the_next_one(

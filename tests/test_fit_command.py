@@ -219,12 +219,13 @@ def test_the_wavelength_of_the_files_serves_for_crystals(
     (here / "lab").mkdir()
     positions = ENDS.replace("10.0", "20.0").replace("11.0", "60.0")
     for n in range(3):
-        counts = " ".join(f"{v:.0f}" for v in 100 * (n + 1) * line + 50)
+        counts = " ".join(f"{v:.0f}" for v in 1000 * (n + 1) * line)
         values = f"<counts unit='counts'>{counts}</counts>"
         scan = SCAN.format(positions=positions, times="", values=values)
         text = XRDML.format(intended="K-Alpha 1", scans=scan)
         (here / "lab" / f"T{n}.xrdml").write_text(text)
-    assert run(["fit", "lab", "--phase", "silicon.cif", "--width", "0.3"]) == 0
+    options = ["--width", "0.3", "--components", "1", "--errors", "file"]
+    assert run(["fit", "lab", "--phase", "silicon.cif", *options]) == 0
     weights = column(here / "lab-fit" / "weights.csv", "weight_silicon")
     assert np.array(weights) / weights[0] == pytest.approx([1, 2, 3], rel=0.05)
     assert Settings.load(here / "lab-fit" / "settings.yaml").phases[0].wavelength == 1.54
@@ -249,7 +250,8 @@ def test_the_wavelength_of_the_files_serves_for_crystals(
         (["heating", "--settings", "a.yaml"], "a.yaml: no such file"),
         (["heating", "--set", "seed=x"], "seed: expected a whole number, got 'x'"),
         (["heating", "--components", "1", *PHASES], "n_components: expected a number from 2"),
-        (["heating", "--normalize", "sum"], "expected 'max', 'area' or None, got 'sum'"),
+        (["heating", "--normalize", "sum"], "normalize: expected 'max', 'area'"),
+        (["heating", "--errors", "file"], "errors: expected files with standard errors (.xye"),
         (["databroker:temp"], "uid: expected a run of the catalog databroker:temp, got none"),
         (["catalog", "3f2a91c0"], "--pattern: expected the data key of the patterns"),
         (["catalog", "3f2a91c0", "--pattern", "I"], "catalog"),

@@ -56,8 +56,7 @@ def fit_files(options: Fit, settings: Settings) -> None:
         "background": False,
     }
     if settings.errors not in (None, "counts"):
-        # In files, errors are where the format has them.
-        arguments["errors"] = series.errors_key
+        arguments["errors"] = _errors_key(series, first)
     with contextlib.ExitStack() as stack:
         writer = None
         if options.save is not None:
@@ -119,6 +118,16 @@ def _with_wavelength(settings: Settings, first: PatternFile | None) -> Settings:
         return settings
     logger.info("wavelength %.6g angstrom, from %s", told, first.path)
     return settings.with_values({f"phases.{k}.wavelength": float(told) for k in lacking})
+
+
+def _errors_key(series: Series, first: PatternFile | None) -> str:
+    """Give the key of standard errors: in files they are where the format has them."""
+    if first is not None and first.errors is None:
+        raise InputError(
+            f"errors: expected files with standard errors (.xye, .xrdml, .npz, NeXus), got "
+            f"{first.path.name} without; take 'counts', or leave it out"
+        )
+    return series.errors_key
 
 
 def _axis_name(settings: Settings, first: PatternFile | None) -> str:
