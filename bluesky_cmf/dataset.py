@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from . import __version__
@@ -29,6 +30,8 @@ from .recipe import Change, Component, Recipe
 __all__ = ["Dataset"]
 
 logger = logging.getLogger(__name__)
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False)
@@ -65,6 +68,10 @@ class Dataset:
     def result(self) -> FitResult | None:
         """The latest fit."""
         return None if self._model is None else self._model.result
+
+    def patterns(self) -> Array:
+        """Give all patterns as they are fitted, (N, G); none before the first usable one."""
+        return np.empty((0, 0)) if self._model is None else self._model.patterns()
 
     def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""

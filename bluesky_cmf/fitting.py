@@ -154,6 +154,10 @@ class Fitting:
         """Give what is known of each pattern from ``start`` on."""
         return self._steadily(lambda nmf: nmf.rows(start))
 
+    def patterns(self) -> Array:
+        """Give all patterns as they are fitted, (N, G)."""
+        return self._steadily(lambda nmf: nmf.patterns())
+
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
         last = self._n_patterns - 1
