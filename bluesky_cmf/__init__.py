@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .nmf.streaming import FitResult, StreamingNMF
     from .phases import Phase
     from .preprocess import Preprocess
+    from .settings import Settings
     from .sources import replay
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "NMFBase",
     "Phase",
     "Preprocess",
+    "Settings",
     "StreamingNMF",
     "nmf",
     "open_catalog",
@@ -50,6 +52,7 @@ _HOMES = {
     "NMFD": ".nmf.models",
     "Phase": ".phases",
     "Preprocess": ".preprocess",
+    "Settings": ".settings",
     "StreamingNMF": ".nmf.streaming",
     "open_catalog": ".catalogs",
     "replay": ".sources",

@@ -21,7 +21,16 @@ from .nmf.numerics import beta_of, check_numerics
 from .nmf.results import FitResult
 from .phases import Phase
 from .preprocess import Preprocess
-from .recipe import Component, FrameIntegrator, Pattern, Recipe, held_pattern, known_and_free
+from .recipe import (
+    Component,
+    FrameIntegrator,
+    Pattern,
+    Recipe,
+    check_errors,
+    held_pattern,
+    known_and_free,
+)
+from .unknowns import OnUnknown
 from .worker import Inline, Worker, at_exit, remaining
 
 __all__ = ["LiveNMF"]
@@ -76,9 +85,24 @@ class LiveNMF:
     integrator : Integrator, optional
         Makes patterns of 2-D frames; `bluesky_cmf.Integrator` does it with pyFAI. The axis is
         its own then, and ``x`` is left out.
+    errors : "counts" or str, optional
+        Where the noise of patterns is known from, which the errors of weights come from. By
+        default it is estimated from the residual. ``"counts"``: the patterns (or frames, with an
+        integrator that knows what becomes of it) are counts y, with the variance max(y, 1). Else
+        the data key of standard errors, (F,) in the event, named as ``pattern`` is. Where they
+        cannot be used (another length, NaN, infinity, negative, nothing but zeros), the pattern
+        is used and its noise estimated, and the stream ``faults`` says so.
     skip : callable, optional
         Tells by the start document which runs are passed over, ``skip(start) -> bool``. By
         default those that take dark or flat frames, by the metadata in use (`is_dark`).
+    on_unknown : {"warn", "add"} or callable, optional
+        What becomes of an alarm: something stands out of the noise of the last patterns that no
+        component explains. It is logged as a warning and published in the stream ``alarms``, and
+        that is all (``"warn"``); or, where it lasts for three patterns, a free component is added
+        that starts from it (``"add"``, for at most 3 of a dataset's components); or a function
+        gets the `Alarm`. It is called in the fit's thread, so that the fit waits for it; changes
+        of constraints that it makes hold for the dataset of the alarm, from its next refit on.
+        What it raises is logged and kept in `error`.
     handlers : mapping of str to callable, optional
         Handlers of files by the ``spec`` of resource documents, before those that are installed.
     root_map : mapping of str to str, optional
@@ -120,6 +144,8 @@ class LiveNMF:
         loss: str | float = "frobenius",
         negative: Literal["reject", "clip", "offset"] | None = None,
         integrator: FrameIntegrator | None = None,
+        errors: str | None = None,
+        on_unknown: OnUnknown = "warn",
         skip: Callable[[Mapping[str, Any]], bool] | None = None,
         handlers: Handlers | None = None,
         root_map: Mapping[str, str] | None = None,
@@ -134,11 +160,21 @@ class LiveNMF:
             raise InputError(
                 f"integrator: expected an Integrator and no x, got {integrator!r} and x={x!r}"
             )
+        check_errors(errors, integrator)
+        if on_unknown not in ("warn", "add") and not callable(on_unknown):
+            raise InputError(f"on_unknown: expected 'warn', 'add' or f(alarm), got {on_unknown!r}")
         preprocess = preprocess or Preprocess()
         if negative is not None:
             preprocess = replace(preprocess, negative=negative)
         _check_signs(phases, preprocess)
-        source = as_source(pattern, x=x, independent=independent, stream=stream)
+        source = as_source(
+            pattern,
+            x=x,
+            independent=independent,
+            stream=stream,
+            errors=None if errors == "counts" else errors,
+            monitor=preprocess.monitor,
+        )
         self._intake = Intake(
             source,
             files=Files(*as_handlers(handlers, root_map)),
@@ -152,10 +188,14 @@ class LiveNMF:
             "x": x if isinstance(x, str) else None if x is None else "array",
             "stream": stream,
             "scope": scope,
+            "errors": errors,
+            "on_unknown": "call" if callable(on_unknown) else on_unknown,
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
         beta = beta_of(loss)
-        recipe = Recipe(preprocess, integrator, device, dtype, seed, loss, metadata)
+        recipe = Recipe(
+            preprocess, integrator, device, dtype, seed, loss, metadata, errors, on_unknown
+        )
         self._closed = self._refusing = False
         self._exit_registered = False
         if background:
@@ -166,6 +206,7 @@ class LiveNMF:
             known_and_free(phases, n_components),
             session=scope == "session",
             emit=self._emitter,
+            patient=not background,
         )
         self._background = background
         self._worker: Worker[Item] | Inline[Item] = (
@@ -214,6 +255,15 @@ class LiveNMF:
     def result(self) -> FitResult | None:
         """The latest fit; it stays after the end, until the next dataset has one."""
         return self._datasets.result
+
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns of the latest dataset as they are fitted, (N, G); a copy.
+
+        It waits until what was received is fitted, and stays after the end as `result` does.
+        """
+        self._worker.wait()
+        return self._datasets.patterns
 
     @property
     def error(self) -> Exception | None:
@@ -361,24 +411,26 @@ class LiveNMF:
             self._put_all(items)
 
     def _put_all(self, items: list[Item]) -> None:
-        for item in items:
-            try:
+        """Put in line what one document holds: patterns of a page are fitted together."""
+        try:
+            for item in items:
                 self._datasets.expect(item)
-                self._put(item)
-            except Exception as error:
-                self._datasets.fault(error, "what a document holds could not be taken")
+            if items:
+                self._put(*items)
+        except Exception as error:
+            self._datasets.fault(error, "what a document holds could not be taken")
 
     def _idle(self) -> bool:
         worker = self._worker
         return self._datasets.improve(lambda: len(worker) > 0)
 
-    def _put(self, item: Item) -> None:
+    def _put(self, *items: Item) -> None:
         if not self._exit_registered:
             # Not before the first document: whoever was set up until then (a catalog, a server)
             # is closed after this one.
             self._exit_registered = True
             at_exit(self.close, stage="fits")
-        if not self._worker.put(item) and not self._refusing:
+        if not self._worker.put(*items) and not self._refusing:
             self._refusing = True
             logger.warning("LiveNMF is closed: what comes now is passed over")
 

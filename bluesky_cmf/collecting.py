@@ -1,9 +1,8 @@
 """The patterns of stored runs, as a fit takes them: one array, its axis and its positions."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,9 @@ import torch
 
 from .catalogs import Catalog, open_catalog
 from .dataset import Dataset
-from .documents import AnalysisReader
+from .documents import Axis
 from .errors import InputError, PatternError
+from .fitting import Fitting
 from .intake import (
     Arrival,
     Files,
@@ -29,9 +29,23 @@ from .preprocess import Preprocess
 from .recipe import FrameIntegrator, Recipe, known_and_free
 from .sources import replay
 
-__all__ = ["Collected", "collect"]
+__all__ = ["Collected", "Options", "collect", "collect_documents"]
 
 Array = npt.NDArray[Any]
+
+
+class Options(TypedDict, total=False):
+    """Options of `collect` and `collect_documents`, as those of `LiveNMF`."""
+
+    x: str | npt.ArrayLike | None
+    independent: str | Sequence[str] | None
+    stream: str
+    phases: Sequence[Phase]
+    preprocess: Preprocess | None
+    integrator: FrameIntegrator | None
+    skip: Callable[[Mapping[str, Any]], bool] | None
+    handlers: Handlers | None
+    root_map: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,19 +106,7 @@ class Collected:
 
 
 def collect(
-    catalog: Any,
-    uid: str | Sequence[str],
-    pattern: str,
-    *,
-    x: str | npt.ArrayLike | None = None,
-    independent: str | Sequence[str] | None = None,
-    stream: str = "primary",
-    phases: Sequence[Phase] = (),
-    preprocess: Preprocess | None = None,
-    integrator: FrameIntegrator | None = None,
-    skip: Callable[[Mapping[str, Any]], bool] | None = None,
-    handlers: Handlers | None = None,
-    root_map: Mapping[str, str] | None = None,
+    catalog: Any, uid: str | Sequence[str], pattern: str, **options: Unpack[Options]
 ) -> Collected:
     """Collect the patterns of stored runs, as `LiveNMF` would fit them.
 
@@ -119,7 +121,9 @@ def collect(
     uid : str or sequence of str
         The run's uid, or its first characters; or those of several runs, whose patterns follow
         each other.
-    pattern, x, independent, stream, phases, preprocess, integrator, skip, handlers, root_map
+    pattern : str
+        Data key of the patterns, as that of `LiveNMF`.
+    x, independent, stream, phases, preprocess, integrator, skip, handlers, root_map
         As those of `LiveNMF`.
 
     Returns
@@ -136,83 +140,131 @@ def collect(
         If it holds no run, or more than one, with this uid.
     DataKeyError
         Where the runs have no such data key.
-    PatternError
+    PatternError, AxisError
         Where they hold no pattern that can be used; the message is the reason of the last.
     """
     uids = [uid] if isinstance(uid, str) else list(uid)
     if not uids:
         raise InputError("uid: expected the uid of a run, or of several, got none")
-    steps = preprocess or Preprocess()
-    # Where the steps divide by a monitor, it is read with the pattern.
-    monitor = getattr(steps, "monitor", None)
-    extra: dict[str, Any] = {} if monitor is None else {"monitor": monitor}
-    intake = Intake(
-        as_source(pattern, x=x, independent=independent, stream=stream, **extra),
-        files=Files(*as_handlers(handlers, root_map)),
-        skip=is_dark if skip is None else skip,
-    )
-    collector = _Collector(intake, _recipe(steps, integrator), phases)
-    with ExitStack() as stack:
-        opened = open_catalog(catalog, create=False)
-        if not isinstance(catalog, Catalog):
-            stack.callback(opened.close)
+    collector = _Collector(pattern, **options)
+    opened = open_catalog(catalog, create=False)
+    try:
         for each in uids:
             replay(opened, each, collector)
-        return collector.collected(uids)
+        # Files that runs refer to are read now.
+        return collector.collected()
+    finally:
+        if not isinstance(catalog, Catalog):
+            opened.close()
+
+
+def collect_documents(
+    documents: Iterable[tuple[str, Mapping[str, Any]]], pattern: str, **options: Unpack[Options]
+) -> Collected:
+    """Collect the patterns out of documents, wherever they come from.
+
+    Parameters
+    ----------
+    documents : iterable of (str, mapping)
+        Names and documents of one run, or of several.
+    pattern, x, independent, stream, phases, preprocess, integrator, skip, handlers, root_map
+        As those of `collect`.
+
+    Returns
+    -------
+    Collected
+
+    Raises
+    ------
+    InputError
+        Where an argument is of the wrong kind.
+    DataKeyError, PatternError, AxisError
+        As `collect` does.
+    """
+    collector = _Collector(pattern, **options)
+    for name, doc in documents:
+        collector(name, doc)
+    return collector.collected()
 
 
 class _Collector:
     """A callback that keeps the patterns of runs, and makes one dataset of them."""
 
-    def __init__(self, intake: Intake, recipe: Recipe, phases: Sequence[Phase]) -> None:
-        self._intake, self._recipe = intake, recipe
+    def __init__(self, pattern: str, **options: Unpack[Options]) -> None:
+        steps = options.get("preprocess") or Preprocess()
+        source = as_source(
+            pattern,
+            x=options.get("x"),
+            independent=options.get("independent"),
+            stream=options.get("stream", "primary"),
+            monitor=steps.monitor,
+        )
+        files = Files(*as_handlers(options.get("handlers"), options.get("root_map")))
+        self._intake = Intake(source, files=files, skip=options.get("skip") or is_dark)
+        phases = options.get("phases", ())
+        self._names = tuple(phase.name for phase in phases)
         self._components = known_and_free(phases, max(len(phases), 1))
-        self._n_phases = len(phases)
-        self._start: Mapping[str, Any] | None = None
-        self._items: list[Arrival | Refused] = []
+        integrator = options.get("integrator")
+        self._recipe = Recipe(steps, integrator, "cpu", torch.float64, 0, "frobenius", {})
+        self._starts: list[Mapping[str, Any]] = []
+        self._arrivals: list[Arrival] = []
+        self._refused: list[Refused] = []
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document."""
         for item in self._intake(name, doc):
             if isinstance(item, Opened):
-                self._start = item.start if self._start is None else self._start
-            elif isinstance(item, (Arrival, Refused)):
-                self._items.append(item)
+                self._starts.append(item.start)
+            elif isinstance(item, Arrival):
+                self._arrivals.append(item)
+            elif isinstance(item, Refused):
+                self._refused.append(item)
 
-    def collected(self, uids: Sequence[str]) -> Collected:
-        """Make the patterns of what has come; files are read now."""
-        runs = ", ".join(repr(uid) for uid in uids)
-        if self._start is None:
-            raise PatternError(f"{runs}: no raw run, but an analysis, or one that is passed over")
-        reader = AnalysisReader()
+    def collected(self) -> Collected:
+        """Make the patterns of what has come; what is in files is read now."""
+        if not self._starts:
+            raise PatternError("no raw run: analyses, dark frames and what `skip` names have none")
+        patterns = _Unfitted(
+            self._recipe, self._components, self._starts[0], lambda name, doc: None, lazy=True
+        )
+        for refused in self._refused:
+            patterns.refuse(refused)
+        patterns.take(self._arrivals, lag=lambda: 0)
+        if patterns.n_patterns:
+            return patterns.collected(self._names)
+        runs = ", ".join(repr(start["uid"][:8]) for start in self._starts)
+        stream = self._intake.source.stream
+        raise patterns.error or PatternError(f"no pattern in stream {stream!r} of run {runs}")
 
-        def keep(name: str, doc: dict[str, Any]) -> None:
-            reader(name, doc)
 
-        dataset = Dataset(self._recipe, self._components, self._start, keep, lazy=True)
-        for item in self._items:
-            if isinstance(item, Refused):
-                dataset.refuse(item)
-        dataset.take([i for i in self._items if isinstance(i, Arrival)], lag=lambda: 0)
-        result, axis = dataset.result, reader.axis
-        if result is None or axis is None:
-            raise dataset.error or PatternError(
-                f"{runs}: no pattern in stream {self._intake.source.stream!r}"
-            )
+class _Unfitted(Dataset):
+    """A dataset of which the patterns alone are wanted: nothing is fitted, or published."""
+
+    def _refit(self, **how: Any) -> None:
+        pass
+
+    @property
+    def n_patterns(self) -> int:
+        return len(self._points)
+
+    def collected(self, names: Sequence[str]) -> Collected:
+        """Give what was collected; there is a pattern, and so a model with its axis."""
+        model, axis = cast(Fitting, self._model), cast(Axis, self._axis)
+        shapes = model.shapes()
+        known = np.zeros((len(names), len(axis.values)))
+        for k, name in enumerate(names):
+            known[k] = shapes[name]
         return Collected(
             x=axis.values,
-            X=dataset.patterns(),
-            positions=reader.positions,
-            variables=reader.variables,
+            X=model.patterns(),
+            positions=np.array([point.position for point in self._points], dtype=float),
+            variables=tuple(variable.key for variable in self._variables),
             x_label=_labelled(axis.name, axis.units),
-            variable_labels=tuple(_labelled(v, reader.units.get(v, "")) for v in reader.variables),
-            known=np.array(result.components[: self._n_phases], dtype=float),
-            names=result.names[: self._n_phases],
-            rejected=tuple(reader.rejected),
+            variable_labels=tuple(_labelled(v.key, v.units) for v in self._variables),
+            known=known,
+            names=tuple(names),
+            rejected=tuple((refused.seq_num, str(refused.error)) for refused in self._refused),
         )
-
-
-def _recipe(steps: Preprocess, integrator: FrameIntegrator | None) -> Recipe:
-    return Recipe(steps, integrator, "cpu", torch.float64, 0, "frobenius", {})
 
 
 def _labelled(name: str, units: str) -> str:

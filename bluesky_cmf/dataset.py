@@ -3,8 +3,8 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ from .errors import CMFError, PatternError
 from .fitting import Fitting
 from .intake import Arrival, Refused
 from .judging import pattern_of
-from .nmf.results import FitResult
-from .recipe import Change, Component, Recipe
+from .nmf.results import FitResult, RowFit
+from .recipe import Change, Component, NoisyIntegrator, Recipe
+from .unknowns import Alarm, tell
 
 __all__ = ["Dataset"]
 
@@ -49,6 +50,8 @@ class Dataset:
     emit: Emit
     lazy: bool = False
     error: Exception | None = None
+    #: What no component explains, until somebody takes it.
+    alarms: list[Alarm] = field(init=False, default_factory=list)
     _model: Fitting | None = field(init=False, default=None)
     _run: AnalysisRun | None = field(init=False, default=None)
     _axis: Axis | None = field(init=False, default=None)
@@ -69,11 +72,14 @@ class Dataset:
         """The latest fit."""
         return None if self._model is None else self._model.result
 
-    def patterns(self) -> Array:
-        """Give all patterns as they are fitted, (N, G); none before the first usable one."""
-        return np.empty((0, 0)) if self._model is None else self._model.patterns()
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns as they are fitted, (N, G)."""
+        return None if self._model is None else self._model.patterns()
 
-    def take(self, arrivals: Sequence[Arrival], *, lag: Callable[[], int]) -> None:
+    def take(
+        self, arrivals: Sequence[Arrival], *, lag: Callable[[], int], converge: bool = False
+    ) -> None:
         """Add patterns, refit once, and publish them; ``lag`` tells how many wait by then."""
         for arrival in arrivals:
             try:
@@ -82,7 +88,7 @@ class Dataset:
                 # Whatever it is: this pattern is accounted for, and the next one gets its turn.
                 fault = error if isinstance(error, CMFError) else PatternError(repr(error))
                 self.refuse(Refused(arrival.run, arrival.seq_num, fault, arrival.variables))
-        self._refit(lag=lag)
+        self._refit(lag=lag, converge=converge)
 
     def refuse(self, refused: Refused) -> None:
         """Publish a pattern that cannot be used, with the reason."""
@@ -139,6 +145,10 @@ class Dataset:
         else:
             self._continue_run(change.action, name, after)
 
+    def lasting(self) -> list[Alarm]:
+        """Give what was found unexplained and has lasted for some patterns, once."""
+        return [] if self._model is None else self._model.lasting()
+
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""
         if self._points:
@@ -154,6 +164,8 @@ class Dataset:
             exit_status, reason = "fail", f"the fit failed: {self.error}"
         for point in self._points[self._published :]:
             run.reject(point.source_run, point.source_seq_num, reason)
+        if self._model is not None:
+            self._model.tell_doubts()
         self._tell_faults()
         run.close(exit_status, reason, device=self._device())
         self._run = None
@@ -162,17 +174,24 @@ class Dataset:
 
     def _append(self, arrival: Arrival) -> None:
         loaded = arrival.loaded()
-        x, y = pattern_of(
+        measured = pattern_of(
             loaded.pattern,
             loaded.x,
-            integrate=self.recipe.integrator,
+            integrate=self._integrate(),
             collections=loaded.collections,
+            errors="counts" if self.recipe.errors == "counts" else loaded.errors,
         )
         model = self._model
         if model is None:
             given = loaded.x is not None or self.recipe.integrator is not None
-            model = Fitting(self.recipe, self.components, x, y, given=given)
-        pattern = model.prepared(x, y)
+            model = Fitting(self.recipe, self.components, measured.x, measured.y, given=given)
+        pattern = model.prepared(
+            measured.x,
+            measured.y,
+            variance=measured.variance,
+            monitor=loaded.monitor,
+            doubt=loaded.doubt or measured.doubt,
+        )
         if self._model is None:
             self._open_model(model, arrival)
         if self._run is None and not self._points:
@@ -181,6 +200,13 @@ class Dataset:
         point = self._point(arrival, loaded.values)
         model.append(pattern)
         self._points.append(point)
+
+    def _integrate(self) -> Callable[[Array], tuple[Array, ...]] | None:
+        integrator = self.recipe.integrator
+        if integrator is not None and self.recipe.errors == "counts":
+            # `LiveNMF` has seen to it that it can.
+            return cast(NoisyIntegrator, integrator).with_variance
+        return integrator
 
     def _open_model(self, model: Fitting, arrival: Arrival) -> None:
         """Take the model that the first usable pattern has made."""
@@ -206,13 +232,19 @@ class Dataset:
 
     # --- fits ------------------------------------------------------------------------------
 
-    def _refit(self, *, lag: Callable[[], int] = lambda: 0, again: bool = False) -> None:
+    def _refit(
+        self,
+        *,
+        lag: Callable[[], int] = lambda: 0,
+        again: bool = False,
+        converge: bool = False,
+    ) -> None:
         """Refit where there is something new, or ``again``, and publish what was not yet."""
         model = self._model
         if model is None or not (again or self._published < len(self._points)):
             return
         try:
-            result = model.refit()
+            result = model.refit(converge=converge)
             rows = model.rows(self._published)
         except Exception as error:
             self._fault(error)
@@ -220,12 +252,44 @@ class Dataset:
         self._fit_failed = False
         run = self._open_run()
         points = self._points[self._published :]
-        run.primary(points, rows, n_patterns=result.n_patterns, lag=lag(), seconds=result.seconds)
+        run.primary(
+            points,
+            rows,
+            components=result.components,
+            n_patterns=result.n_patterns,
+            lag=lag(),
+            seconds=result.seconds,
+        )
         self._published = len(self._points)
         self._tell_faults()
+        self._look(rows)
         self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
+
+    def _look(self, rows: RowFit) -> None:
+        """Look for what no component explains, and tell of it."""
+        model, axis = self._model, self._axis
+        if model is None or axis is None:
+            return
+        try:
+            found = model.look(rows)
+        except Exception as error:
+            # The fit is not affected.
+            self.note(error)
+            return
+        for alarm in found:
+            told = tell(
+                alarm,
+                axis=axis.name,
+                units=axis.units,
+                step=float(np.median(np.diff(axis.values))),
+                known=any(component.fixed for component in self.components),
+            )
+            seq_num = self._points[alarm.since - 1].source_seq_num
+            self.alarms.append(replace(alarm, text=told, since_seq_num=seq_num))
+            self._open_run().alarm(self.alarms[-1])
+            logger.warning("run %s: %s", self.raw_start["uid"][:8], told)
 
     def _snapshot_if_due(self) -> None:
         result = self.result
@@ -267,12 +331,17 @@ class Dataset:
         self._fit_failed = True
 
     def _tell_faults(self) -> None:
-        """Publish what went wrong with the device."""
-        faults = [] if self._model is None else self._model.faults
-        while faults:
-            fault = faults.pop(0)
+        """Publish what went wrong with the device, and with the errors of patterns."""
+        model = self._model
+        if model is None:
+            return
+        while model.faults:
+            fault = model.faults.pop(0)
             self.error = CMFError(fault)
             self._open_run().fault(fault, len(self._points))
+        while model.doubts:
+            # Nothing has failed: it is no `error`.
+            self._open_run().fault(model.doubts.pop(0), len(self._points))
 
     def _device(self) -> str:
         return str(self.recipe.device if self._model is None else self._model.device)

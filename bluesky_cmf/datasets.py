@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy.typing as npt
+
 from .dataset import Dataset
 from .documents import Emit
-from .errors import DataKeyError
+from .errors import CMFError, DataKeyError
 from .intake import Arrival, Closed, Opened, Refused
 from .nmf.results import FitResult
 from .recipe import Change, Component, Recipe
+from .unknowns import Alarm
 
-__all__ = ["Changed", "Datasets", "Item", "Reset"]
+__all__ = ["MOST_ADDED", "Changed", "Datasets", "Item", "Reset"]
 
 logger = logging.getLogger(__name__)
 
+#: As many patterns at once are a page.
+_PAGE = 20
+#: Most components that are added to a dataset for what is unexplained.
+MOST_ADDED = 3
 #: Seconds of idle time spent at once on a better fit; a pattern interrupts it.
 _IDLE_SECONDS = 0.05
 
@@ -54,6 +61,9 @@ class Datasets:
         Whether the patterns of all runs are one dataset.
     emit : callable
         Gets the documents of the analysis runs.
+    patient : bool
+        Whether a page of patterns is fitted to convergence before it is published, as nobody
+        waits for it: what is published with each pattern is then as good as in the end.
 
     Attributes
     ----------
@@ -62,9 +72,16 @@ class Datasets:
     """
 
     def __init__(
-        self, recipe: Recipe, components: Sequence[Component], *, session: bool, emit: Emit
+        self,
+        recipe: Recipe,
+        components: Sequence[Component],
+        *,
+        session: bool,
+        emit: Emit,
+        patient: bool = False,
     ) -> None:
         self.error: Exception | None = None
+        self._patient = patient
         self._recipe, self._session, self._emit = recipe, session, emit
         #: For datasets to come; and what the user sees of the latest one's: changes are checked
         #: against it.
@@ -76,6 +93,10 @@ class Datasets:
         self._result: FitResult | None = None
         self._counting = threading.Lock()
         self._waiting: Counter[str] = Counter()
+        #: The thread in which somebody is told of an alarm, and the changes that are asked for
+        #: there.
+        self._told_in: int | None = None
+        self._asked: list[Changed] = []
 
     # --- in any thread ---------------------------------------------------------------------
 
@@ -84,6 +105,11 @@ class Datasets:
         """The latest fit; it stays after the end, until the next dataset has one."""
         latest = self._latest
         return self._result if latest is None or latest.result is None else latest.result
+
+    @property
+    def patterns(self) -> npt.NDArray[Any] | None:
+        """The patterns of the latest dataset, (N, G); while nothing is handled."""
+        return None if self._latest is None else self._latest.patterns
 
     @property
     def open_result(self) -> FitResult | None:
@@ -103,7 +129,12 @@ class Datasets:
         with self._lock:
             dataset = self._newest()
             self._current = change.apply(self._current, shaped=dataset is not None)
-            put(Changed(change))
+            if threading.get_ident() == self._told_in:
+                # What answers an alarm holds for the dataset that raised it, however many
+                # patterns, or the end of its run, wait in line.
+                self._asked.append(Changed(change))
+            else:
+                put(Changed(change))
 
     def plan_addition(
         self,
@@ -114,8 +145,7 @@ class Datasets:
         """Do the same for a component whose name may be left to be chosen; give the name."""
         with self._lock:
             taken = {known.name for known in self._current}
-            labels = (f"unknown {number}" for number in itertools.count(1))
-            chosen = name or next(label for label in labels if label not in taken)
+            chosen = name or _unused(taken)
             self.plan("add", component(chosen), put)
         return chosen
 
@@ -149,11 +179,58 @@ class Datasets:
             with self._counting:
                 self._waiting[key] -= len(arrivals)
             try:
-                dataset.take(arrivals, lag=partial(self._lag, key))
+                converge = self._patient and len(arrivals) >= _PAGE
+                dataset.take(arrivals, lag=partial(self._lag, key), converge=converge)
             except Exception as error:
                 dataset.note(error)
+            self._answer(dataset)
             self._note(dataset)
         gathered.clear()
+
+    def _answer(self, dataset: Dataset) -> None:
+        """Do what was asked for where something is not explained."""
+        answer = self._recipe.on_unknown
+        alarms, dataset.alarms = dataset.alarms, []
+        lasting = dataset.lasting()
+        if answer == "add":
+            for alarm in lasting:
+                self._add(dataset, alarm)
+        elif callable(answer):
+            for alarm in alarms:
+                self._ask(answer, alarm)
+            asked, self._asked = self._asked, []
+            for changed in asked:
+                self._change(dataset, changed.change)
+
+    def _ask(self, answer: Callable[[Alarm], object], alarm: Alarm) -> None:
+        self._told_in = threading.get_ident()
+        try:
+            answer(alarm)
+        except (Exception, SystemExit) as error:
+            self.fault(
+                error if isinstance(error, Exception) else CMFError(f"SystemExit: {error}"),
+                "on_unknown: the function that was given raised",
+            )
+        finally:
+            self._told_in = None
+
+    def _add(self, dataset: Dataset, alarm: Alarm) -> None:
+        """Add a component that starts from what is unexplained, as a user would."""
+        added = sum(component.seeded for component in dataset.components)
+        if added >= MOST_ADDED:
+            logger.warning(
+                "run %s: no component is added: %d were, as many as are added by themselves",
+                dataset.raw_start["uid"][:8],
+                added,
+            )
+            return
+        with self._lock:
+            taken = {known.name for known in (*dataset.components, *self._current)}
+            component = Component(_unused(taken), pattern=alarm.residual, seeded=True)
+            change = Change("add", component)
+            if dataset is self._newest():
+                self._current = change.apply(self._current)
+        self._change(dataset, change)
 
     def _lag(self, key: str) -> int:
         """Count the patterns of a dataset that have arrived and are not taken yet."""
@@ -223,13 +300,18 @@ class Datasets:
                 self._components = change.apply(self._components, shaped=False)
                 self._current = self._components
             return
+        self._change(dataset, change)
+        self._answer(dataset)
+        self._note(dataset)
+
+    def _change(self, dataset: Dataset, change: Change) -> None:
         try:
             dataset.change(change)
         except Exception as error:
             dataset.note(error)
             with self._lock:
-                self._current = dataset.components
-        self._note(dataset)
+                if dataset is self._newest():
+                    self._current = dataset.components
 
     def _dataset(self, key: str, run: str) -> Dataset:
         if key not in self._open:
@@ -253,3 +335,9 @@ class Datasets:
             self.error = dataset.error
         if dataset.result is not None:
             self._result = dataset.result
+
+
+def _unused(taken: set[str]) -> str:
+    """Give a name to a component that nobody has named."""
+    labels = (f"unknown {number}" for number in itertools.count(1))
+    return next(label for label in labels if label not in taken)

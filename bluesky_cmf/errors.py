@@ -12,6 +12,7 @@ __all__ = [
     "PatternError",
     "PatternFileError",
     "RunNotFoundError",
+    "SettingsError",
 ]
 
 
@@ -29,6 +30,10 @@ class InputError(CMFError, ValueError):
 
 class AxisError(InputError):
     """Two axes do not fit: a phase does not cover the data, or an axis is not increasing."""
+
+
+class SettingsError(InputError):
+    """A settings file is missing or cannot be read, or holds what cannot be."""
 
 
 class PatternError(CMFError, ValueError):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -9,23 +10,23 @@ import numpy.typing as npt
 import torch
 
 from .errors import AxisError, PatternError
-from .judging import check_values
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
-from .phases import Phase, resample
+from .phases import Phase
+from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
-from .widths import fit_width
+from .unknowns import Alarm, Watch
+from .widths import instrument_width
 
 __all__ = ["Fitting"]
 
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
+#: Covariance (K, K) of vectors (K, G) times a pattern, from its noise.
+Covariance = Callable[[Array], Array]
 T = TypeVar("T")
-
-#: Points at the lower end of the axis that a width is fitted to, at least.
-_FEWEST_POINTS = 500
 
 
 class Fitting:
@@ -55,6 +56,8 @@ class Fitting:
         What was fitted of the lines of phases from CIFs.
     faults : list of str
         What has gone wrong with the device, until somebody takes it.
+    doubts : list of str
+        What was wrong with the errors of patterns that are used all the same, likewise.
     """
 
     def __init__(
@@ -62,16 +65,24 @@ class Fitting:
     ) -> None:
         self._recipe, self._x, self._given = recipe, x, given
         self._numbers = np.float64 if recipe.dtype == torch.float64 else np.float32
+        #: What patterns are taken onto, before neighbours are averaged.
+        self._grid = recipe.preprocess.grid(x)
         self.axis = recipe.preprocess.axis(x)
         self.faults: list[str] = []
+        self.doubts: list[str] = []
         self.width: Width | None = None
-        self._fit_width(components, recipe.preprocess.crop(x, y))
+        self._fit_width(components, *(recipe.preprocess.crop(x, values) for values in (x, y)))
         #: What each component is held at, or started from, and whether it is held.
         self._held = {c.name: (self._values(c), c.fixed) for c in components}
         #: The components as of the last snapshot, and the patterns where the device has its own.
         self._shapes: dict[str, Array] = {}
         self._kept: list[Array] = []
-        self._n_patterns = 0
+        self._n_patterns = self._n_doubtful = 0
+        #: The noise of patterns that nobody has asked about yet, by number.
+        self._noises: dict[int, Covariance] = {}
+        self._watch = Watch(self.axis)
+        #: Patterns that were not looked at yet.
+        self._unseen: list[Prepared] = []
         try:
             self._nmf = self._build(recipe.device)
         except Exception as error:
@@ -105,8 +116,27 @@ class Fitting:
         """What was fitted of the lines' width, in words."""
         return None if self.width is None else str(self.width)
 
-    def prepared(self, x: Array, y: Array) -> Array:
+    def prepared(
+        self,
+        x: Array,
+        y: Array,
+        *,
+        variance: Array | None = None,
+        monitor: float | None = None,
+        doubt: str = "",
+    ) -> Prepared:
         """Bring a pattern onto the axis that is fitted, (G,), and through the steps.
+
+        Parameters
+        ----------
+        x, y : ndarray (F,)
+            Increasing axis and intensities.
+        variance : ndarray (F,), optional
+            Variance of each intensity, where its noise is known.
+        monitor : float, optional
+            Value of the monitor, where patterns are divided by it.
+        doubt : str, optional
+            Why the noise is not known though it should be.
 
         Raises
         ------
@@ -117,24 +147,27 @@ class Fitting:
         """
         if not self._given and len(y) != len(self._x):
             raise PatternError(f"expected {len(self._x)} points, got {len(y)}")
-        same = np.array_equal(x, self._x)
-        x, y = (x, y) if same else (self.axis, resample(x, y, self.axis, what="the pattern"))
-        preprocess = self._recipe.preprocess
-        check_values(preprocess.crop(x, y))
-        pattern = preprocess(x, y)
+        pattern = self._recipe.preprocess.prepare(
+            x, y, variance=variance, monitor=monitor, onto=self._grid
+        )
         # What was cut off, or is too small for the numbers of the fit, may have been all of it.
         with np.errstate(all="ignore"):
-            nothing = not pattern.astype(self._numbers).any()
+            nothing = not pattern.values.astype(self._numbers).any()
         if nothing:
             raise PatternError("every point is zero after the steps before the fit")
-        return pattern
+        return replace(pattern, doubt=pattern.doubt or doubt)
 
-    def append(self, pattern: Array) -> None:
-        """Add a pattern (G,)."""
-        self._steadily(lambda nmf: nmf.append(pattern))
+    def append(self, prepared: Prepared) -> None:
+        """Add a pattern (G,); its noise is kept until `rows` asks for it."""
+        self._steadily(lambda nmf: nmf.append(prepared.values))
+        if prepared.covariance is not None:
+            self._noises[self._n_patterns] = prepared.covariance
         self._n_patterns += 1
+        if prepared.doubt:
+            self._doubt(prepared.doubt)
+        self._unseen.append(prepared)
         if self.device.type != "cpu":
-            self._kept.append(pattern.astype(self._numbers))
+            self._kept.append(prepared.values.astype(self._numbers))
 
     def refit(self, *, converge: bool = False) -> FitResult:
         """Refit from where the last fit stood, or to convergence."""
@@ -151,12 +184,52 @@ class Fitting:
         return result
 
     def rows(self, start: int) -> RowFit:
-        """Give what is known of each pattern from ``start`` on."""
-        return self._steadily(lambda nmf: nmf.rows(start))
+        """Give what is known of each pattern from ``start`` on, with its noise the first time."""
+        noises = [self._noises.get(number) for number in range(start, self._n_patterns)]
+        found = self._steadily(lambda nmf: nmf.rows(start, noises=noises))
+        self._noises.clear()
+        return found
+
+    def tell_doubts(self) -> None:
+        """Say of how many patterns the noise was not known, where one was told of."""
+        if self._n_doubtful > 1:
+            self._note_doubt(
+                f"errors: the noise of {self._n_doubtful} of {self._n_patterns} patterns was "
+                "estimated from the residual"
+            )
 
     def patterns(self) -> Array:
         """Give all patterns as they are fitted, (N, G)."""
         return self._steadily(lambda nmf: nmf.patterns())
+
+    def look(self, rows: RowFit) -> list[Alarm]:
+        """Look at the patterns that came since the last look for what is not explained.
+
+        Parameters
+        ----------
+        rows : RowFit
+            What is known of each of them, as `rows` gives it after the refit.
+        """
+        if not self._unseen:
+            return []
+        patterns = [prepared.values for prepared in self._unseen]
+        variances = [prepared.variance for prepared in self._unseen]
+        covariance = self._unseen[-1].covariance
+        self._unseen.clear()
+        return self._watch.look(
+            np.stack(patterns),
+            rows.weights[-len(patterns) :],
+            np.stack(list(self.shapes().values())),
+            first=self._n_patterns - len(patterns) + 1,
+            free=[not fixed for _, fixed in self._held.values()],
+            variances=variances,
+            covariance=covariance,
+        )
+
+    def lasting(self) -> list[Alarm]:
+        """Give what was found and has lasted for some patterns, once."""
+        found, self._watch.lasting = self._watch.lasting, []
+        return found
 
     def newest(self) -> tuple[Array, Array]:
         """Give the newest pattern (G,) and its reconstruction (G,)."""
@@ -179,6 +252,7 @@ class Fitting:
             self._steadily(lambda nmf: nmf.add_component(name, values, fixed))
         else:
             self._steadily(lambda nmf: nmf.remove_component(name))
+        self._watch.reset()
         if change.action == "remove":
             del self._held[name]
         else:
@@ -204,13 +278,11 @@ class Fitting:
             loss=self._recipe.loss,
         )
 
-    def _fit_width(self, components: Sequence[Component], y: Array) -> None:
+    def _fit_width(self, components: Sequence[Component], x: Array, y: Array) -> None:
         """Fit the width of the instrument's lines where phases from CIFs have none."""
         phases = [c.pattern for c in components if isinstance(c.pattern, Phase)]
         if any(phase.needs_width for phase in phases):
-            # Where a lattice is a little off, its lines are displaced least at the lower end.
-            low = slice(0, max(_FEWEST_POINTS, len(self.axis) // 3))
-            self.width = fit_width(phases, self.axis[low], y[low])
+            self.width = instrument_width(phases, x, y)
             logger.info("width of the lines, fitted to the first pattern: %s", self.width)
 
     def _values(self, component: Component) -> Array | None:
@@ -223,7 +295,11 @@ class Fitting:
             if pattern.needs_width and self.width is not None:
                 pattern = pattern.with_width(self.width)
             # A phase has to cover what is fitted, not what is cropped away.
-            return self._recipe.preprocess(self.axis, pattern.on(self.axis))
+            x = self._grid
+            if pattern.powder is not None:
+                # It is measured as the data are, so that interpolation does the same to both.
+                x = self._x[self._recipe.preprocess.resampling(self._x, self._grid).points]
+            return self._recipe.preprocess(x, pattern.on(x), onto=self._grid)
         if pattern is not None and len(pattern) != len(self.axis):
             raise AxisError(
                 f"component {component.name!r} is held at an array of {len(pattern)} points, "
@@ -255,6 +331,19 @@ class Fitting:
         message = f"the device failed ({''.join(first_line)}); the fit goes on on the CPU"
         logger.error("%s", message, exc_info=error)
         self.faults.append(message)
+
+    def _doubt(self, doubt: str) -> None:
+        """Count a pattern whose noise is not known though it should be; the first one is told."""
+        self._n_doubtful += 1
+        if self._n_doubtful == 1:
+            self._note_doubt(
+                f"errors: {doubt} (pattern {self._n_patterns}); the noise of such patterns is "
+                "estimated from the residual"
+            )
+
+    def _note_doubt(self, message: str) -> None:
+        logger.warning("%s", message)
+        self.doubts.append(message)
 
 
 def _is_of_device(error: Exception) -> bool:

@@ -32,6 +32,8 @@ _AXES = {
 _NEEDS_WAVELENGTH = ("q", "d_star_squared")
 #: One pass over the pixels in the order of memory, on one core: the others stay with the scan.
 _METHOD = ("bbox", "csc", "cython")
+#: The noise of counts.
+_POISSON = {"error_model": "poisson"}
 
 
 class Integrator:
@@ -142,6 +144,39 @@ class Integrator:
             Where the frame has another shape or is not made of numbers, or a bin has no valid
             pixel in this frame.
         """
+        x, y, _ = self._integrated(frame, {})
+        return x, y
+
+    def with_variance(self, frame: npt.ArrayLike) -> tuple[Array, Array, Array]:
+        """Integrate one frame of counts; give the variance of each intensity as well.
+
+        The variance is pyFAI's, with its error model ``"poisson"`` unless the options name another
+        one: a pixel has that of its counts. Bins that share pixels are taken to be independent,
+        and the dark and the flat frame to be exact.
+
+        Parameters
+        ----------
+        frame : array_like (rows, columns)
+            Counts of each pixel.
+
+        Returns
+        -------
+        x, y, variance : ndarray (F,)
+            Axis, intensity (the same as without variance) and its variance.
+
+        Raises
+        ------
+        PatternError
+            As for ``self(frame)``.
+        """
+        given = self._options.get("error_model")
+        x, y, result = self._integrated(frame, {} if given else _POISSON)
+        if result.sigma is None:
+            raise PatternError(f"frame: no variance with the option error_model={given!r}")
+        return x, y, np.asarray(result.sigma, dtype=float)[self._reached] ** 2
+
+    def _integrated(self, frame: npt.ArrayLike, more: dict[str, Any]) -> tuple[Array, Array, Any]:
+        """Give axis, intensity, and what pyFAI makes of a frame."""
         values = np.asarray(frame)
         if values.ndim != 2 or values.dtype.kind not in "fiu":
             raise PatternError(
@@ -155,12 +190,12 @@ class Integrator:
             self._shape = values.shape
         if values.dtype.kind == "f":
             values = _without_infinity(values)
-        result = self._ai.integrate1d(values, self._n_points, **self._arguments)
+        result = self._ai.integrate1d(values, self._n_points, **{**self._arguments, **more})
         y: Array = result.intensity[self._reached]
         empty = ~(_filled(result)[self._reached] & np.isfinite(y))
         if empty.any():
             raise PatternError(self._empty_bins(empty))
-        return self._x, y
+        return self._x, y, result
 
     def describe(self) -> dict[str, Any]:
         """Give geometry, images and options as plain values, for the analysis run's metadata."""

@@ -1,22 +1,48 @@
 """The stated rule for every doubtful pattern: what is made of it, or why it cannot be used."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import AxisError, PatternError
 
-__all__ = ["check_values", "oriented", "pattern_of"]
+__all__ = ["Measured", "check_values", "oriented", "pattern_of"]
 
 Array = npt.NDArray[Any]
-Integrate = Callable[[Array], tuple[Array, Array]]
+Integrate = Callable[[Array], tuple[Array, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A pattern as it was measured.
+
+    Attributes
+    ----------
+    x, y : ndarray (F,)
+        The axis, increasing, and the intensities.
+    variance : ndarray (F,) or None
+        Variance of each intensity, where its noise is known; NaN where an error was negative.
+    doubt : str
+        Why it is not known though it should be.
+    """
+
+    x: Array
+    y: Array
+    variance: Array | None = None
+    doubt: str = ""
 
 
 def pattern_of(
-    values: Array, x: Array | None, *, integrate: Integrate | None, collections: bool
-) -> tuple[Array, Array]:
+    values: Array,
+    x: Array | None,
+    *,
+    integrate: Integrate | None,
+    collections: bool,
+    errors: Array | Literal["counts"] | None = None,
+) -> Measured:
     """Make a pattern of what the detector gave.
 
     Parameters
@@ -27,14 +53,12 @@ def pattern_of(
     x : ndarray (F,) or None
         Axis of the pattern; without one the index is it.
     integrate : callable, optional
-        Gives axis and pattern of a frame.
+        Gives axis and pattern of a frame, and the variance of the pattern where it knows it.
     collections : bool
         Whether the first axis counts the collections of one event, which are averaged.
-
-    Returns
-    -------
-    x, y : ndarray (F,)
-        The axis, increasing, and the intensities.
+    errors : ndarray or "counts", optional
+        Standard errors, of the shape of ``values`` or of the pattern; or that the values are
+        counts y, of which max(y, 1) is the variance: none that were counted may be one.
 
     Raises
     ------
@@ -45,7 +69,10 @@ def pattern_of(
     """
     if integrate is not None:
         return _integrated(values, integrate)
+    variance = _variance(values, errors)
     if collections:
+        if variance is not None and variance.shape == values.shape:
+            variance = variance.sum(axis=0) / len(values) ** 2
         values = values[0] if len(values) == 1 else values.mean(axis=0, dtype=float)
     while values.ndim > 1 and values.shape[0] == 1:
         values = values[0]
@@ -58,16 +85,37 @@ def pattern_of(
         raise PatternError(f"a placeholder stands in the place of the pattern: {values.tolist()}")
     if x is not None and x.ndim > 1:
         x = x.reshape(-1, x.shape[-1])[0]
-    return oriented(x, values)
+    found, y = oriented(x, values)
+    if variance is None:
+        return Measured(found, y)
+    if variance.size != len(y) or variance.shape[-1] != len(y):
+        return Measured(found, y, None, f"shape {variance.shape} for {len(y)} points")
+    # It stands in the order of the values, and of the axis that came with them.
+    return Measured(found, y, oriented(x, variance.reshape(-1))[1])
 
 
-def _integrated(values: Array, integrate: Integrate) -> tuple[Array, Array]:
+def _variance(values: Array, errors: Array | Literal["counts"] | None) -> Array | None:
+    if errors is None:
+        return None
+    if isinstance(errors, str):
+        variance: Array = np.maximum(values.astype(float), 1.0)
+        return variance
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(errors < 0, np.nan, errors.astype(float) ** 2)
+
+
+def _integrated(values: Array, integrate: Integrate) -> Measured:
     """Integrate the frames of one event, each by itself: they may lack different pixels."""
     if values.ndim < 2:
         raise PatternError(f"expected a frame of shape (rows, columns), got shape {values.shape}")
     found = [integrate(frame) for frame in values.reshape(-1, *values.shape[-2:])]
-    x, y = found[0]
-    return (x, y) if len(found) == 1 else (x, np.mean([y for _, y in found], axis=0))
+    x, y, *known = found[0]
+    variance = known[0] if known else None
+    if len(found) > 1:
+        y = np.mean([y for _, y, *_ in found], axis=0)
+    if len(found) > 1 and variance is not None:
+        variance = np.sum([v for _, _, v in found], axis=0) / len(found) ** 2
+    return Measured(x, y, variance)
 
 
 def oriented(x: Array | None, y: Array) -> tuple[Array, Array]:

@@ -14,13 +14,11 @@ from .errors import AxisError, DataKeyError, InputError, RunNotFoundError
 from .patterns import read_pattern
 from .powder import Powder
 from .profiles import Width
+from .resampling import resample
 
 __all__ = ["Phase", "resample"]
 
 Array = npt.NDArray[Any]
-
-#: How far, in steps of the finer axis, the data may reach beyond a phase: rounding, no more.
-_REACH = 0.5
 
 
 class _Documents(Protocol):
@@ -233,8 +231,8 @@ class Phase:
         -------
         ndarray (F,)
             Linear interpolation; the same values, to the bit, where the axes are the same. Of a
-            CIF, the sum of its lines' profiles, of which the strongest (down to a spacing of 1 Å)
-            has the area 100.
+            CIF, the sum of its lines' profiles, whose highest point (down to a spacing of 1 Å) is
+            1, as it is of free components.
 
         Raises
         ------
@@ -319,52 +317,6 @@ class Phase:
                 f"{label}: expected non-negative intensities, got {self.y.min():.4g}; subtract "
                 "less background or clip the pattern, or say that it is meant (signed=True)"
             )
-
-
-def resample(x: Array, y: Array, onto: Array, *, what: str) -> Array:
-    """Interpolate a pattern linearly onto another axis that it covers.
-
-    Parameters
-    ----------
-    x, y : ndarray (F,)
-        Increasing axis and values.
-    onto : ndarray (G,)
-        Increasing axis.
-    what : str
-        What the message calls the pattern.
-
-    Returns
-    -------
-    ndarray (G,)
-        A copy of ``y``, to the bit, where the axes are the same.
-
-    Raises
-    ------
-    AxisError
-        Where ``x`` does not cover ``onto`` to within half a step.
-    """
-    if x.shape == onto.shape and np.array_equal(x, onto):
-        return y.copy()
-    if onto.ndim != 1 or onto.dtype.kind not in "fiu" or not (onto[1:] > onto[:-1]).all():
-        raise AxisError(
-            f"{what}: expected an axis (F,) of numbers that increase throughout, "
-            f"got {onto.dtype} of shape {onto.shape}"
-        )
-    steps = [float((axis[1:] - axis[:-1]).min()) for axis in (x, onto) if len(axis) > 1]
-    reach = _REACH * min(steps) if len(onto) > 1 else 0.0
-    if (
-        not len(onto)
-        or not np.isfinite(onto[[0, -1]]).all()
-        or onto[0] < x[0] - reach
-        or onto[-1] > x[-1] + reach
-    ):
-        covered = f"{x[0]:.6g} to {x[-1]:.6g}"
-        needed = f"{onto[0]:.6g} to {onto[-1]:.6g}" if len(onto) else "no point at all"
-        raise AxisError(
-            f"{what} covers {covered} but the data's axis is {needed}; "
-            "crop the data (Preprocess(roi=…)) or give a phase that covers it, in the same unit"
-        )
-    return np.interp(onto, x, y)
 
 
 def _frozen(values: Array, what: str) -> Array:

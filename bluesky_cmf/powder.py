@@ -1,5 +1,6 @@
 """The powder pattern of a crystal on an axis of 2θ or q."""
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
@@ -8,18 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .axes import farthest, likelier
 from .crystals import Crystal, powder_reflections
 from .errors import AxisError, InputError
 from .profiles import Width, gaussian_and_lorentzian
 
 __all__ = ["Powder"]
 
+logger = logging.getLogger(__name__)
+
 Array = npt.NDArray[Any]
 
 #: Wavelengths in Å: below, they are in nm or are energies in MeV, above, they are energies.
 _SHORTEST, _LONGEST = 0.05, 5.0
-#: Largest q in 1/Å: beyond it, an axis is in 1/nm.
-_LARGEST_Q = 60.0
 #: Lines as many widths beyond the ends of an axis still reach into it.
 _REACH = 50.0
 #: The scale is set by lines down to this spacing in Å, and this share of the way to 2θ = 180°.
@@ -124,7 +126,7 @@ class Powder:
         positions, intensities : ndarray (L,)
             Places and areas of the lines; the strongest one there is 100.
         """
-        self._check_range(low, high, "x_min, x_max")
+        self._check_range(low, high, "x_min, x_max", farthest(self.axis))
         positions, areas = self._within(low, high)
         return positions, areas * (100 / areas.max(initial=1e-300))
 
@@ -143,17 +145,19 @@ class Powder:
         Returns
         -------
         ndarray (F,)
-            Sum of the lines' profiles. The area of the crystal's strongest line (down to a
-            spacing of 1 Å) is 100, whatever the axis.
+            Sum of the lines' profiles. The highest point of the crystal's whole pattern (down to
+            a spacing of 1 Å) is 1, whatever the axis, as it is of components that are free.
 
         Raises
         ------
         AxisError
-            Where the axis leaves 0 to 180 degrees or 0 to 60 1/Å, no line is on it, or its steps
-            are wider than the lines.
+            Where the axis leaves 0 to 180 degrees or 0 to 60 1/Å (or to 4π/λ), no line is on it,
+            or its steps are wider than the lines. An axis that is likelier in another unit is
+            logged as a warning, see `bluesky_cmf.axes.likelier`.
         """
         gaussian, lorentzian = self.shapes(x, width=width, what=what)
-        return (1 - width.eta) * gaussian + width.eta * lorentzian
+        pattern: Array = ((1 - width.eta) * gaussian + width.eta * lorentzian) / self._height(width)
+        return pattern
 
     def shapes(self, x: Array, *, width: Width, what: str) -> tuple[Array, Array]:
         """Give the pattern with Gaussian and with Lorentzian lines; as `on` does."""
@@ -171,10 +175,25 @@ class Powder:
         if not ((positions >= x[0]) & (positions <= x[-1])).any():
             raise AxisError(
                 f"{what} has no line from {x[0]:.6g} to {x[-1]:.6g}; expected an axis of "
-                f"{self.axis} in {self.unit} that some lines are on"
+                f"{self.axis} in {self.unit} that some lines are on{self._doubt(x)}"
             )
+        self._warn_once(x, what)
         widths = width.at(self._argument(positions))
         return gaussian_and_lorentzian(x, positions, areas * self._scale, widths)
+
+    def _height(self, width: Width) -> float:
+        """Height of the pattern, among the lines that set the scale: it is that of one of them."""
+        positions, areas = self._within(0.0, self._scale_end)
+        t = self._argument(positions)
+        # Beyond the data's axis, U, V and W need not give a width.
+        given = (width.u * t + width.v) * t + width.w > 0
+        if not given.any():
+            return 1.0
+        positions, areas = positions[given], areas[given] * self._scale
+        gaussian, lorentzian = gaussian_and_lorentzian(
+            positions, positions, areas, width.at(t[given])
+        )
+        return float(((1 - width.eta) * gaussian + width.eta * lorentzian).max())
 
     def _check(self, x: Array, what: str) -> None:
         if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu" or not (x[1:] > x[:-1]).all():
@@ -182,13 +201,34 @@ class Powder:
                 f"{what}: expected an axis (F,) of numbers that increase throughout, "
                 f"got {x.dtype} of shape {x.shape}"
             )
-        self._check_range(float(x[0]), float(x[-1]), what)
+        top = farthest(self.axis, self.wavelength)
+        self._check_range(float(x[0]), float(x[-1]), what, top)
 
-    def _check_range(self, low: float, high: float, what: str) -> None:
-        top = 180.0 if self.axis == "two_theta" else _LARGEST_Q
+    def _doubt(self, x: Array) -> str:
+        """Say in which unit the axis would be likelier; "" where there is none."""
+        other = likelier(self.axis, self.wavelength, *self.lines(), float(x[0]), float(x[-1]))
+        return "" if other is None else f"; this range looks like {other}"
+
+    @cached_property
+    def _doubted(self) -> dict[tuple[float, float], str]:
+        """Ends of the axes that were looked at, and what was found."""
+        return {}
+
+    def _warn_once(self, x: Array, what: str) -> None:
+        ends = (float(x[0]), float(x[-1]))
+        if ends in self._doubted:
+            return
+        self._doubted[ends] = self._doubt(x)
+        if self._doubted[ends]:
+            logger.warning(
+                "%s has none of its strong lines from %.6g to %.6g %s%s",
+                *(what, *ends, self.unit, self._doubted[ends]),
+            )
+
+    def _check_range(self, low: float, high: float, what: str, top: float) -> None:
         if not 0 <= low <= high <= top:
             raise AxisError(
-                f"{what}: expected an axis of {self.axis} in {self.unit}, from 0 to {top:g}, got "
+                f"{what}: expected an axis of {self.axis} in {self.unit}, from 0 to {top:.5g}, got "
                 f"{low:.6g} to {high:.6g}; give axis='two_theta' or 'q', as the data's axis is, "
                 "and crop what lies beyond (Preprocess(roi=…))"
             )

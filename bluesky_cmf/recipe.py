@@ -12,13 +12,16 @@ import torch
 from .errors import ComponentError, InputError
 from .phases import Phase
 from .preprocess import Preprocess
+from .unknowns import OnUnknown
 
 __all__ = [
     "Change",
     "Component",
     "FrameIntegrator",
+    "NoisyIntegrator",
     "Pattern",
     "Recipe",
+    "check_errors",
     "held_pattern",
     "known_and_free",
 ]
@@ -37,10 +40,14 @@ class Component:
     name: str
     fixed: bool = False
     pattern: Phase | Array | None = None
+    #: Whether the pattern is no more than what was left unexplained, to start from.
+    seeded: bool = False
 
     @property
     def origin(self) -> str:
         """Where its pattern comes from."""
+        if self.seeded:
+            return "found in the residual"
         if self.pattern is None:
             return "found in the data"
         return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
@@ -91,7 +98,12 @@ class Change:
                 f"pattern: {name!r} has no shape while no pattern is fitted; give the one to hold"
             )
         return tuple(
-            replace(c, fixed=held, pattern=c.pattern if new is None else new)
+            replace(
+                c,
+                fixed=held,
+                pattern=c.pattern if new is None else new,
+                seeded=c.seeded and new is None,
+            )
             if c.name == name
             else c
             for c in components
@@ -116,9 +128,19 @@ class FrameIntegrator(Protocol):
         """Describe it in plain values."""
 
 
+class NoisyIntegrator(FrameIntegrator, Protocol):
+    """One that also knows the noise of the patterns that it makes of counts."""
+
+    def with_variance(self, frame: Array) -> tuple[Array, Array, Array]:
+        """Give axis, pattern and variance (F,) of a frame (rows, columns)."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How datasets are fitted."""
+    """How datasets are fitted.
+
+    ``errors`` says where the noise of patterns is known from: ``"counts"``, a data key, or nowhere.
+    """
 
     preprocess: Preprocess
     integrator: FrameIntegrator | None
@@ -127,6 +149,8 @@ class Recipe:
     seed: int
     loss: str | float
     metadata: Mapping[str, Any]
+    errors: str | None = None
+    on_unknown: OnUnknown = "warn"
 
 
 def known_and_free(phases: Sequence[Phase], n_components: int | None) -> tuple[Component, ...]:
@@ -173,3 +197,27 @@ def held_pattern(pattern: Pattern | None) -> Phase | npt.NDArray[Any] | None:
             f"got {values.dtype} of shape {values.shape}"
         )
     return values.astype(float)
+
+
+def check_errors(errors: Any, integrator: FrameIntegrator | None) -> None:
+    """Check where the noise of patterns is to be known from.
+
+    Raises
+    ------
+    InputError
+        Where that is neither ``"counts"`` nor a data key, or the integrator does not know it.
+    """
+    if errors is not None and (not isinstance(errors, str) or not errors):
+        raise InputError(f"errors: expected 'counts', a data key or None, got {errors!r}")
+    if errors is None or integrator is None:
+        return
+    if errors != "counts":
+        raise InputError(
+            f"errors: patterns are made of frames by the integrator, so expected 'counts' or None, "
+            f"got {errors!r}"
+        )
+    if not callable(getattr(integrator, "with_variance", None)):
+        raise InputError(
+            "errors: 'counts' needs an integrator that knows the noise of its patterns "
+            f"(with_variance(frame), as bluesky_cmf.Integrator has it), got {integrator!r}"
+        )

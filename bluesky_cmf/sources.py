@@ -5,9 +5,55 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from event_model import pack_event_page
+
 from .catalogs import Catalog, open_catalog
 
-__all__ = ["replay"]
+__all__ = ["Paged", "replay"]
+
+#: Events and bytes of a page, at most.
+_PAGE, _PAGE_BYTES = 1000, 2**26
+
+
+class Paged:
+    """Hands events that follow each other on as pages, all else as it is.
+
+    A callback that handles a page at once, as ``LiveNMF(background=False)`` does, fits its
+    patterns together.
+
+    Parameters
+    ----------
+    callback : callable
+        Gets each ``(name, document)``.
+    """
+
+    def __init__(self, callback: Callable[[str, dict[str, Any]], Any]) -> None:
+        self._callback = callback
+        self._events: list[dict[str, Any]] = []
+        self._kind: object = None
+        self._bytes = 0
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take a document."""
+        if name != "event":
+            self._flush()
+            self._callback(name, doc)
+            return
+        # Only events with the same keys have columns in common.
+        kind = doc["descriptor"], frozenset(doc["data"]), frozenset(doc.get("filled") or ())
+        if kind != self._kind:
+            self._flush()
+        self._kind = kind
+        self._events.append(doc)
+        self._bytes += sum(np.asarray(value).nbytes for value in doc["data"].values())
+        if len(self._events) >= _PAGE or self._bytes >= _PAGE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        events, self._events, self._bytes = self._events, [], 0
+        if events:
+            self._callback("event_page", dict(pack_event_page(*events)))
 
 
 def replay(

@@ -1,5 +1,6 @@
 """The instrument's peak width, fitted to measured patterns with known phases in them."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from .phases import Phase
 from .powder import Powder
 from .profiles import Width
 
-__all__ = ["fit_width"]
+__all__ = ["fit_width", "instrument_width"]
 
 Array = npt.NDArray[Any]
 #: What messages call a phase, and its powder.
@@ -32,6 +33,16 @@ _NOISE = 10.0
 _ROUNDING = 1e-10
 #: Shares of the Lorentzian that are tried at a time, and how often, each time closer together.
 _SHARES, _ROUNDS = 11, 3
+#: How well the first lines have to settle a width: relative standard error.
+_SETTLED = 0.02
+#: Half the distance, in the logarithm of the width, at which a curvature is taken.
+_BESIDE = 0.05
+#: Lines below this share of their phase's strongest are no lines to fit a width to.
+_WEAK = 0.02
+#: Lines closer than this share of their place are one group: they may overlap.
+_GAP = 0.02
+#: The part of the axis, from its lower end, that lines are taken from.
+_LOWER = 1 / 3
 
 
 def fit_width(phases: Sequence[Phase], x: npt.ArrayLike, patterns: npt.ArrayLike) -> Width:
@@ -73,6 +84,51 @@ def fit_width(phases: Sequence[Phase], x: npt.ArrayLike, patterns: npt.ArrayLike
     phases, x = list(phases), np.asarray(x)
     powders = _powders(phases)
     patterns = _checked(x, patterns)
+    return _fit(phases, powders, x, patterns)[0]
+
+
+def instrument_width(phases: Sequence[Phase], x: npt.ArrayLike, patterns: npt.ArrayLike) -> Width:
+    """Fit the width of an instrument's lines to as few of the first lines as settle it.
+
+    Where the cells of the phases are not quite those of the sample, lines are displaced and look
+    broader, the less the lower they are: Δ2θ = -2 tan θ Δd/d. So the width is fitted, as by
+    `fit_width`, to the first group of lines, and to one group more at a time until its relative
+    standard error, by the curvature of the sum of squares, is at most 2 %; to the lower third of
+    the axis where no fewer settle it.
+
+    Parameters
+    ----------
+    phases, x, patterns
+        As `fit_width` takes them.
+
+    Returns
+    -------
+    Width
+
+    Raises
+    ------
+    InputError, AxisError
+        As `fit_width`, for the lower third of the axis.
+    """
+    phases, x = list(phases), np.asarray(x)
+    powders = _powders(phases)
+    patterns = _checked(x, patterns)
+    stops = _stops(powders, x)
+    for stop in stops[:-1]:
+        try:
+            width, error = _fit(phases, powders, x[:stop], patterns[:, :stop])
+        except (InputError, AxisError):
+            # These lines are of phases that are not there yet.
+            continue
+        if error <= _SETTLED:
+            return width
+    return _fit(phases, powders, x[: stops[-1]], patterns[:, : stops[-1]])[0]
+
+
+def _fit(
+    phases: Sequence[Phase], powders: Sequence[_Named], x: Array, patterns: Array
+) -> tuple[Width, float]:
+    """Fit a width; give its relative standard error with it."""
     others = [phase.on(x) for phase in phases if phase.powder is None]
     fit = _Fit(x, patterns, powders, others)
     low, high = math.log(fit.narrowest), math.log(fit.widest)
@@ -81,7 +137,24 @@ def fit_width(phases: Sequence[Phase], x: npt.ArrayLike, patterns: npt.ArrayLike
     fit.check(tried, best)
     ends = tried[max(0, best - 1)], tried[min(_TRIED - 1, best + 1)]
     log_width = _golden(fit.residual, float(ends[0]), float(ends[1]))
-    return Width(0.0, 0.0, math.exp(2 * log_width), fit.share(log_width))
+    width = Width(0.0, 0.0, math.exp(2 * log_width), fit.share(log_width))
+    return width, fit.error(log_width)
+
+
+def _stops(powders: Sequence[_Named], x: Array) -> list[int]:
+    """Tell where groups of lines end in the lower third of the axis, as indices into it."""
+    third = x[0] + _LOWER * (x[-1] - x[0])
+    places = []
+    for _, powder in powders:
+        positions, areas = powder.reflections(max(0.0, float(x[0])), float(third))
+        places.extend(positions[areas >= _WEAK * areas.max(initial=0.0)])
+    places.sort()
+    gaps = [
+        (below + above) / 2
+        for below, above in itertools.pairwise(places)
+        if above - below > _GAP * above
+    ]
+    return [int(np.searchsorted(x, place)) for place in (*gaps, third)]
 
 
 class _Fit:
@@ -141,6 +214,13 @@ class _Fit:
     def share(self, log_width: float) -> float:
         """Best share of the Lorentzian."""
         return self._best(log_width)[1]
+
+    def error(self, log_width: float) -> float:
+        """Relative standard error of the width, by the curvature of the sum of squares."""
+        here, below, above = (self.residual(log_width + step) for step in (0.0, -_BESIDE, _BESIDE))
+        curvature = (below + above - 2 * here) / _BESIDE**2
+        variance = here / self._patterns.size
+        return math.sqrt(2 * variance / curvature) if curvature > 0 else math.inf
 
     def _best(self, log_width: float) -> tuple[float, float]:
         gram, sides = self._equations(log_width)

@@ -116,19 +116,19 @@ class Worker(Generic[T]):
         """Items that wait."""
         return len(self._items)
 
-    def put(self, item: T) -> bool:
-        """Queue an item; never blocks for longer than it takes to append it.
+    def put(self, *items: T) -> bool:
+        """Queue items; never blocks for longer than it takes to append them.
 
         Returns
         -------
         bool
-            False where the worker is closed: the item is not taken then.
+            False where the worker is closed: they are not taken then.
         """
         with self._changed:
             if self._closed:
                 return False
-            self._items.append(item)
-            self._put += 1
+            self._items.extend(items)
+            self._put += len(items)
             if self._thread is None:
                 self._start()
             self._changed.notify_all()
@@ -210,21 +210,21 @@ class Inline(Generic[T]):
 
     def __init__(self, handle: Callable[[list[T]], None]) -> None:
         self._handle = handle
-        self._items: deque[T] = deque()
+        self._items: deque[list[T]] = deque()
         self._changed = threading.Condition()
         self._owner: int | None = None
         self._closed = False
 
     def __len__(self) -> int:
         """Items that wait."""
-        return len(self._items)
+        return sum(map(len, self._items))
 
-    def put(self, item: T) -> bool:
-        """Handle an item, or leave it to the thread that handles one now."""
+    def put(self, *items: T) -> bool:
+        """Handle items, all at once, or leave them to the thread that handles some now."""
         with self._changed:
             if self._closed:
                 return False
-            self._items.append(item)
+            self._items.append([*items])
             if self._owner is not None:
                 return True
             self._owner = threading.get_ident()
@@ -252,9 +252,9 @@ class Inline(Generic[T]):
                 self._owner = None
                 self._changed.notify_all()
                 return False
-            item = self._items.popleft()
+            items = self._items.popleft()
         try:
-            self._handle([item])
+            self._handle(items)
         except BaseException:
             with self._changed:
                 self._owner = None

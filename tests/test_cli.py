@@ -16,14 +16,15 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 
-from bluesky_cmf import open_catalog
+from bluesky_cmf import LiveNMF, open_catalog
 from bluesky_cmf.catalogs import Catalog
 from bluesky_cmf.cli import run
-from bluesky_cmf.cli.console import ScanProgress
+from bluesky_cmf.cli.console import ScanProgress, summarize
 from bluesky_cmf.documents import AnalysisReader, read_analysis
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.simulation import HeatingRamp, Ramp, StoredRamp, heat, simulated_beamline
-from tests.streams import run_documents
+from tests.streams import mixtures, run_documents
+from tests.structures import STRUCTURES
 
 PROGRAM = [sys.executable, "-m", "bluesky_cmf"]
 PNG = b"\x89PNG"
@@ -234,7 +235,31 @@ def test_replay_shows_each_component_and_whether_it_is_held(
     assert errors == ""
     assert fact(output, "patterns") == "6"
     for name, state in (("tetragonal", "held"), ("cubic", "held"), ("unknown 1", "free")):
-        assert re.search(rf"^{name} +{state} +[\d.e+-]+ +[\d.e+-]+ +[\d.e+-]+$", output, re.M)
+        row = rf"^{name} +{state}( +[\d.e+-]+){{3}} +[\d.]+( ± [\d.]+)?$"
+        assert re.search(row, output, re.M)
+
+
+def test_fractions_of_the_last_pattern_stand_with_their_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    x, H, patterns = mixtures(20, noise=0.05)
+    phases = [Phase.from_array(name, x, y) for name, y in zip("ab", H, strict=True)]
+    live = LiveNMF("chi_I", x="chi_Q", phases=phases, n_components=2, background=False)
+    reader = AnalysisReader()
+    live.subscribe(reader)
+    for name, doc in run_documents(patterns[:6], x=x):
+        live(name, doc)
+    assert live.result is not None
+
+    summarize(reader, live.result)
+
+    output = capsys.readouterr().out
+    assert "± σ, first fit" in output
+    for k, name in enumerate("ab"):
+        row = re.search(rf"^{name} +held .* ([\d.]+) ± ([\d.]+)$", output, re.M)
+        assert row, output
+        assert float(row[1]) == pytest.approx(reader.fractions[-1, k], abs=1e-3)
+        assert float(row[2]) == pytest.approx(reader.fraction_errors[-1, k], rel=0.1)
 
 
 def test_replay_stores_the_analysis_run_in_the_same_catalog_on_request(
@@ -277,10 +302,50 @@ def test_replay_into_another_catalog_crops_and_normalises_and_draws_against_anot
     assert analysis.n_patterns == 6
     assert analysis.variables == ("det_total",)
     steps = {"roi": [3.0, 7.0], "normalize": "max", "negative": "reject"}
+    steps |= dict.fromkeys(["regrid", "rebin", "background", "monitor"])
     assert analysis.start["cmf"]["preprocess"] == steps
     assert analysis.start["cmf"]["seed"] == 4
     assert analysis.axis is not None
     assert 3.0 <= analysis.axis.values[0] < analysis.axis.values[-1] <= 7.0
+
+
+def test_replay_takes_every_step_before_the_fit_and_where_the_noise_is_known_from(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = stored.with_phases(
+        regrid="0.05",
+        rebin="2",
+        background="snip:max_half_window=20,decreasing=true",
+        normalize="monitor",
+        monitor="det_total",
+        errors="counts",
+        into=str(stored.other),
+    )
+    assert run(command) == 0
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.start is not None
+    steps = {
+        "roi": None,
+        "regrid": 0.05,
+        "rebin": 2,
+        "negative": "reject",
+        "background": {"name": "snip", "max_half_window": 20, "decreasing": True},
+        "normalize": "monitor",
+        "monitor": "det_total",
+    }
+    assert analysis.start["cmf"]["preprocess"] == steps
+    assert analysis.start["cmf"]["errors"] == "counts"
+    assert analysis.axis is not None
+    np.testing.assert_allclose(np.diff(analysis.axis.values), 0.1, rtol=1e-6)
+
+
+def test_replay_says_that_errors_could_not_be_used_and_is_no_failure(
+    stored: Stored, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(stored.with_phases(errors="sigma")) == 0
+    output = capsys.readouterr().out
+    assert fact(output, "faults").startswith("errors: no data key 'sigma' in stream 'primary'")
+    assert fact(output, "patterns") == "6"
 
 
 def test_replay_lists_rejected_patterns_with_their_reason_and_fits_the_others(
@@ -320,6 +385,56 @@ def test_the_time_and_names_that_the_schema_claims_are_variables_too(
     assert capsys.readouterr().err == ""
 
 
+def test_replay_takes_settings_and_options_win_over_them(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text(
+        "pattern: det_intensity\nx: det_two_theta\nn_components: 3\nseed: 4\n"
+        f"phases: [{{file: {stored.phases[0]}}}, {{file: {stored.phases[1]}}}]\n"
+        "preprocess: {roi: [3, 7]}\n"
+    )
+    command = ["replay", str(stored.folder), stored.uids[0], "--settings"]
+    command += [str(tmp_path / "settings.yaml"), "--into", str(stored.other), "--seed", "5"]
+    assert run([*command, "--set", "preprocess.normalize=max"]) == 0
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.names == ("tetragonal", "cubic", "unknown 1")
+    assert analysis.start is not None
+    cmf = analysis.start["cmf"]
+    assert cmf["seed"] == 5
+    assert (cmf["preprocess"]["roi"], cmf["preprocess"]["normalize"]) == ([3.0, 7.0], "max")
+
+
+def test_replay_writes_a_table_and_hdf5_of_each_run(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"csv": str(tmp_path / "table.csv"), "hdf5": str(tmp_path / "run.h5")}
+    command = stored.with_phases(*stored.uids, **files)
+    assert run(command) == 0
+    written = {path.name for path in tmp_path.iterdir()}
+    for uid in stored.uids:
+        assert {f"table_{uid[:8]}.csv", f"run_{uid[:8]}.h5"} <= written
+    assert fact(capsys.readouterr().out, "table").endswith(f"table_{stored.uids[0][:8]}.csv")
+    header, *rows = (tmp_path / f"table_{stored.uids[0][:8]}.csv").read_text().splitlines()
+    assert header.startswith("pattern,temperature,weight_tetragonal,weight_tetragonal_error")
+    assert len(rows) == 6
+    # They are there now: nothing is overwritten unless asked.
+    assert run(command) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert run([*command, "--overwrite"]) == 0
+
+
+def test_a_phase_from_a_cif_takes_wavelength_axis_and_width_of_the_command_line(
+    stored: Stored, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "silicon.CIF").write_text(STRUCTURES["silicon"])
+    command = stored.replay(phase=str(tmp_path / "silicon.CIF"), components="2")
+    options = ["--wavelength", "0.5", "--width", "0.2", "--into", str(stored.other)]
+    assert run([*command, *options, "--roi", "3", "9.9"]) == 0, capsys.readouterr().err
+    analysis = analysis_in(stored.other, capsys.readouterr().out)
+    assert analysis.start is not None and analysis.names[0] == "silicon"
+    assert analysis.start["cmf"]["components"][0]["origin"] == "CIF silicon.CIF"
+
+
 # --- errors: one line, exit code 2, no traceback
 
 
@@ -338,7 +453,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"pattern": "chi_I"}, "no data key 'chi_I'"),
         ({"x": "chi_Q"}, "'chi_Q'"),
         ({"stream": "baseline"}, "baseline"),
-        ({"normalize": "sum"}, "expected 'max', 'area' or None, got 'sum'"),
+        ({"background": "snap"}, "background: no algorithm 'snap'"),
+        ({"background": "snip:width"}, "--background: expected NAME:OPTION=VALUE,…, got"),
+        ({"background": "asls:lambda=3"}, "background: 'asls' has no option 'lambda'"),
+        ({"monitor": "i0"}, "monitor: 'i0' is used with normalize='monitor' alone"),
+        ({"normalize": "sum"}, "expected 'max', 'area', 'monitor' or None, got 'sum'"),
         ({"phase": "missing.xy"}, "missing.xy: no such file"),
         ({"figure": "figure.doc"}, "--figure: 'figure.doc': matplotlib writes no 'doc' files"),
         ({"components": "0"}, "--components"),
@@ -352,6 +471,17 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"figure": "/dev/null/figure.png"}, "--figure: '/dev/null/figure.png' cannot be written"),
         ({"figure": "x" * 300}, "File name too long"),
         ({"pattern": None}, "--pattern"),
+        ({"settings": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"set": "nonsense"}, "--set: expected KEY=VALUE, got 'nonsense'"),
+        ({"set": "preprocess.rio=[1, 2]"}, "preprocess.rio: no such key; did you mean 'roi'?"),
+        ({"wavelength": "0.5"}, "--wavelength: expected with a phase from a CIF, got none"),
+        ({"phase": "a.cif", "width": "wide"}, "--width: expected a number, three numbers U,V,W"),
+        ({"phase": "a.cif", "axis": "r"}, "axis: expected 'two_theta' or 'q', got 'r'"),
+        ({"phase": "a.cif"}, "wavelength: expected the wavelength of the measurement"),
+        ({"phase": "a.cif", "wavelength": "0"}, "wavelength: expected angstrom, from 0.05 to 5"),
+        ({"phase": "a.cif", "wavelength": "0.5"}, "a.cif: no such file"),
+        ({"csv": "table.doc"}, "--csv: expected a file that ends in .csv, .txt, got 'table.doc'"),
+        ({"hdf5": "/dev/null/run.h5"}, "--hdf5: '/dev/null/run.h5' cannot be written"),
     ],
 )
 def test_a_wrong_option_of_replay_is_told_in_one_line(
@@ -407,8 +537,9 @@ def test_wrong_options_are_told_before_the_work(
     def work(*_args: object, **_kwargs: object) -> None:
         raise AssertionError("the work has begun")
 
-    for begin in ("replaying.open_catalog", "demonstrating.open_catalog", "replaying.Phase"):
-        monkeypatch.setattr(f"bluesky_cmf.cli.{begin}", work)
+    for begin in ("cli.replaying.open_catalog", "cli.demonstrating.open_catalog"):
+        monkeypatch.setattr(f"bluesky_cmf.{begin}", work)
+    monkeypatch.setattr("bluesky_cmf.settings.Settings.live_nmf", work)
     for options in (["--device", "cuda:99"], ["--figure", "/dev/null/f.png"], ["--seed", "-5"]):
         assert options[0] in refused([*stored.with_phases(), *options], capsys)
         assert options[0] in refused(["demo", *options], capsys)
@@ -516,7 +647,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_is_there_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("demo", "replay"):
+    for command in ("demo", "replay", "fit"):
         assert run([command, "--help"]) == 0
         assert f"bluesky-cmf {command}" in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from bluesky_cmf.cifs import read_crystal
 from bluesky_cmf.crystals import powder_reflections
 from bluesky_cmf.errors import AxisError, InputError
 from bluesky_cmf.phases import Phase
+from bluesky_cmf.profiles import Width
 from tests.conftest import DATA
 from tests.structures import STRUCTURES, cif, written
 
@@ -270,17 +272,23 @@ def test_a_part_of_an_axis_gives_a_part_of_the_pattern(tmp_path: Path) -> None:
     np.testing.assert_allclose(part, whole[2000:4000], atol=1e-3 * whole.max())
 
 
-@pytest.mark.parametrize("eta_width", [0.1, (0.002, 0.001, 0.01)])
-def test_the_area_of_a_line_is_its_intensity(tmp_path: Path, eta_width: object) -> None:
-    phase = Phase.from_cif(
-        written(tmp_path, STRUCTURES["rock salt"]), wavelength=1.54, width=eta_width
-    )  # type: ignore[arg-type]
+@pytest.mark.parametrize("width", [0.1, (0.002, 0.001, 0.01)])
+def test_areas_are_as_intensities_and_the_highest_point_is_1(tmp_path: Path, width: Any) -> None:
+    path = written(tmp_path, STRUCTURES["rock salt"])
+    phase = Phase.from_cif(path, wavelength=1.54, width=width)
     x = np.arange(0.0, 170.0, 0.01)
 
-    area = phase.on(x).sum() * 0.01
+    pattern = phase.on(x)
 
+    # The strongest line stands alone: its height is its area times that of the profile.
+    strongest = phase.y.argmax()
+    known = Width.of(width)
+    gamma = float(known.at(np.tan(np.radians(phase.x[[strongest]]) / 2))[0])
+    peak = known.eta * 2 / math.pi + (1 - known.eta) * 2 * math.sqrt(math.log(2) / math.pi)
     # The tails of lines beyond the ends are missing.
-    assert area == pytest.approx(phase.y.sum() + _beyond(phase, x), rel=0.01)
+    areas = phase.y.sum() + _beyond(phase, x)
+    assert pattern.sum() * 0.01 * phase.y.max() * peak / gamma == pytest.approx(areas, rel=0.01)
+    assert pattern.max() == pytest.approx(1, abs=0.01)
 
 
 def _beyond(phase: Phase, x: np.ndarray) -> float:
@@ -345,7 +353,11 @@ def test_arguments_that_cannot_be_are_refused_by_name(
         ("two_theta", np.arange(-5.0, 50.0, 0.01), r"from 0 to 180, got -5 to 49\.99"),
         ("two_theta", np.linspace(0.0, 0.5, 99), r"phase 'test' has no line from 0 to 0\.5"),
         ("two_theta", np.arange(10.0, 90.0, 0.5), r"steps finer than its lines, got steps of 0\.5"),
-        ("q", np.arange(10.0, 250.0, 0.05), r"q in 1/angstrom, from 0 to 60, got 10 to 249\.95"),
+        (
+            "q",
+            np.arange(10.0, 250.0, 0.05),
+            r"q in 1/angstrom, from 0 to 8\.2416, got 10 to 249\.95",
+        ),
         ("q", np.arange(9.0, 1.0, -0.05), r"phase 'test': expected an axis .* that increase"),
         ("q", [], r"phase 'test': expected an axis \(F,\)"),
         ("q", [1.0, math.nan], r"phase 'test': expected an axis"),

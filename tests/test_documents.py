@@ -1,15 +1,18 @@
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import databroker
 import numpy as np
 import pytest
-from event_model import compose_run, unpack_event_page
+from event_model import DocumentNames, compose_run, schema_validators, unpack_event_page
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bluesky_cmf.catalogs import open_catalog
 from bluesky_cmf.documents import (
     PATTERN_NUMBER,
     AnalysisReader,
@@ -18,6 +21,7 @@ from bluesky_cmf.documents import (
     Independent,
     Point,
     component_record,
+    fraction_keys,
     independents,
     is_analysis,
     read_analysis,
@@ -44,8 +48,8 @@ RAW = {
     "sample": {"name": "BaTiO3"},
     "hints": {"dimensions": [[["temperature"], "primary"]]},
 }
-PUBLISHED = ("errors", "r_factor", "unexplained", "lag", "fit_seconds")
-KNOWN = ("positions", "weights", *PUBLISHED)
+PUBLISHED = ("errors", "fraction_errors", "r_factor", "unexplained", "lag", "fit_seconds")
+KNOWN = ("positions", "weights", "fractions", *PUBLISHED)
 
 
 def patterns(n: int) -> np.ndarray:
@@ -97,6 +101,7 @@ class Session:
         self.run.primary(
             self.points[first:],
             self.model.rows(first),
+            components=result.components,
             n_patterns=result.n_patterns,
             lag=n - 1,
             seconds=result.seconds,
@@ -325,6 +330,138 @@ def test_a_later_refit_does_not_reach_into_documents_that_are_out() -> None:
     assert len(session.out.named("event_page")[0]["seq_num"]) == 3
 
 
+# --- fractions and errors -------------------------------------------------------------------
+
+
+def trapezoids(components: np.ndarray) -> np.ndarray:
+    return np.array([np.trapezoid(component, AXIS.values) for component in components])
+
+
+def test_fractions_are_the_parts_of_the_area_as_of_the_fit_that_is_published() -> None:
+    session = Session()
+    area = trapezoids(session.add(3).components.astype(float))
+    parts = session.model.rows().weights * area
+    later = session.snapshot(converge=True)
+    revised = later.weights.astype(float) * trapezoids(later.components.astype(float))
+
+    for stream, expected in (("primary", parts), ("weights", revised)):
+        data = session.out.data(stream)
+        found = np.stack([data["fraction_BaTiO3__cubic_"], data["fraction_unknown_1"]], 1)
+        np.testing.assert_allclose(found, expected / expected.sum(1, keepdims=True), rtol=1e-6)
+        np.testing.assert_allclose(found.sum(1), 1.0)
+
+
+def test_errors_of_two_fractions_are_one_error_for_they_add_up_to_one() -> None:
+    session = Session()
+    area = trapezoids(session.add(3).components.astype(float))
+    rows = session.model.rows()
+    a, b = (rows.weights * area).T
+    # Of a/(a + b): (b da - a db)/(a + b)²
+    slope = np.stack([b * area[0], -a * area[1]], 1) / ((a + b) ** 2)[:, None]
+    expected = np.sqrt(np.einsum("nj,njk,nk->n", slope, rows.covariance, slope))
+
+    data = session.out.data("primary")
+    for key in ("fraction_BaTiO3__cubic__error", "fraction_unknown_1_error"):
+        np.testing.assert_allclose(data[key], expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "noise"),
+    [
+        ({}, "taken from the residual"),
+        ({"errors": None}, "taken from the residual"),
+        ({"errors": "counts"}, "of counting, from the patterns themselves"),
+        ({"errors": "chi_sigma"}, "from the standard errors in 'chi_sigma'"),
+    ],
+)
+def test_a_key_tells_what_its_error_takes_as_exact_and_where_its_noise_is_from(
+    metadata: dict[str, Any], noise: str
+) -> None:
+    session = Session(**metadata)
+    session.add(1)
+
+    keys = session.out.named("descriptor")[0]["data_keys"]
+
+    for key in ("weight_unknown_1_error", "fraction_unknown_1_error"):
+        assert keys[key]["source"] == (
+            f"standard error, given the components' shapes at this fit; noise {noise}"
+        )
+    assert keys["fraction_unknown_1"]["source"].endswith("unknown 1")
+
+
+def empty_and_twice() -> Session:
+    """A pattern of nothing, whose parts are not defined, and phases that cannot be told apart."""
+    session = Session(names=("known", "twin"))
+    session.model = StreamingNMF(F, 2, components=[np.ones(F)] * 2, fixed=[True, True])
+    session.points = [point(0), point(1)]
+    session.model.append(np.stack([np.zeros(F), patterns(1)[0]]))
+    result = session.model.refit()
+    session.run.primary(
+        session.points,
+        session.model.rows(),
+        components=result.components,
+        n_patterns=2,
+        lag=0,
+        seconds=0.0,
+    )
+    session.snapshot()
+    session.run.close()
+    return session
+
+
+def test_what_is_not_defined_is_nan() -> None:
+    reader = read_analysis(empty_and_twice().out.documents)
+
+    np.testing.assert_allclose(reader.fractions, [[np.nan] * 2, [0.5] * 2], rtol=1e-3)
+    np.testing.assert_array_equal(reader.fraction_errors, [[np.nan] * 2, [np.nan] * 2])
+    np.testing.assert_array_equal(reader.errors, [[0.0] * 2, [np.nan] * 2])
+
+
+@pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+@pytest.mark.filterwarnings("ignore::zarr.errors.UnstableSpecificationWarning")
+@pytest.mark.parametrize("store", ["folder", "databroker"])
+def test_fractions_and_errors_come_back_from_a_catalog(
+    store: str, everything: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLUESKY_CMF_SPOOL", str(tmp_path / "spool"))
+    where = tmp_path / "catalog" if store == "folder" else databroker.temp()
+    with open_catalog(where) as catalog:
+        for session in (everything, empty_and_twice()):
+            writer = catalog.writer()
+            for name, doc in session.out.documents:
+                writer(name, doc)
+            assert writer.flush(30) and writer.error is None
+            writer.close()
+
+            stored = list(catalog.documents(session.run.uid))
+
+            for name, doc in stored:
+                schema_validators[DocumentNames[name]].validate(doc)
+            live, back = read_analysis(session.out.documents), read_analysis(stored)
+            for key in KNOWN:
+                np.testing.assert_array_equal(getattr(back, key), getattr(live, key), key)
+
+
+def test_a_run_that_was_written_without_fractions_is_read() -> None:
+    session = Session()
+    session.add(2)
+    session.snapshot()
+    session.add(1)
+    documents = [(name, dict(doc)) for name, doc in session.out.documents]
+    for name, doc in documents:
+        if name in ("event", "event_page"):
+            doc["data"] = {k: v for k, v in doc["data"].items() if not k.startswith("fraction_")}
+
+    for given_back in (documents, list(split(documents))):
+        reader = read_analysis(given_back)
+
+        assert np.isnan(reader.fractions).all() and reader.fractions.shape == (3, 2)
+        assert np.isnan(reader.fraction_errors).all()
+        known = read_analysis(session.out.documents)
+        np.testing.assert_array_equal(reader.weights, known.weights)
+        np.testing.assert_array_equal(reader.positions, known.positions)
+
+
 # --- names ----------------------------------------------------------------------------------
 
 
@@ -351,11 +488,14 @@ def test_a_component_name_becomes_a_key(names: list[str], expected: list[str]) -
 @given(st.lists(st.sampled_from(["a", "a_error", "a_2", "a_2_error", "a.", "a/"]) | st.text()))
 def test_keys_are_plain_and_differ_from_each_other_and_from_the_errors(names: list[str]) -> None:
     keys = weight_keys(names)
-    every = [*keys, *(f"{key}_error" for key in keys)]
+    every = [*keys, *fraction_keys(names)]
+    every += [f"{key}_error" for key in every]
 
     assert len(keys) == len(names)
     assert len(set(every)) == len(every)
     assert all(re.fullmatch(r"weight_[A-Za-z0-9_]*", key) for key in keys)
+    # Who finds the one key finds the other.
+    assert [f"fraction_{key.removeprefix('weight_')}" for key in keys] == fraction_keys(names)
 
 
 def test_the_keys_of_components_do_not_change_where_others_follow() -> None:
@@ -374,6 +514,7 @@ def test_the_keys_of_components_do_not_change_where_others_follow() -> None:
         ([["x", "y"]], [("x", "raw_x", "", 0), ("y", "y", "", 0)]),
         ([["raw_x"], ["x"]], [("raw_x", "raw_x", "", 0), ("x", "raw_raw_x", "", 1)]),
         ([["weight_kg"]], [("weight_kg", "raw_weight_kg", "", 0)]),
+        ([["fraction_a"]], [("fraction_a", "raw_fraction_a", "", 0)]),
         ([["seq_num"], ["lag"]], [("seq_num", "raw_seq_num", "", 0), ("lag", "raw_lag", "", 1)]),
         ([["t"], ["t"]], [("t", "t", "", 0)]),
         ([], []),
@@ -540,7 +681,8 @@ def test_a_run_that_has_just_begun_is_empty_and_has_its_shapes() -> None:
 
     assert reader.weights.shape == (0, 2)
     assert reader.positions.shape == (0, 1)
-    assert reader.errors.shape == (0, 2)
+    assert reader.errors.shape == reader.fraction_errors.shape == (0, 2)
+    assert reader.fractions.shape == (0, 2)
     assert reader.r_factor.shape == (0,)
     assert (reader.components, reader.latest, reader.axis, reader.stop) == (None,) * 4
 
@@ -550,7 +692,7 @@ def test_a_reader_that_has_seen_nothing_can_be_asked() -> None:
 
     assert reader.uid is None
     assert reader.n_patterns == 0
-    assert reader.weights.shape == reader.positions.shape == (0, 0)
+    assert reader.weights.shape == reader.fractions.shape == reader.positions.shape == (0, 0)
     assert not reader("stop", {"run_start": "other"})
 
 

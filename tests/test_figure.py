@@ -109,11 +109,12 @@ class Scan:
                 [self.point(i)],
                 RowFit(
                     self.W[i : i + 1],
-                    self.errors[i : i + 1],
+                    self.errors[i : i + 1, :, None] ** 2 * np.eye(len(self.names)),
                     self.r[i : i + 1],
                     self.r[i : i + 1],
                     self.W[i] @ self.H,
                 ),
+                components=self.H,
                 n_patterns=i + 1,
                 lag=int(self.lag[i]),
                 seconds=0.0125,
@@ -181,6 +182,49 @@ def test_the_band_of_a_weight_is_its_published_standard_error() -> None:
     band = plot.axes["weights"].collections[-2]
     outlined = np.concatenate([path.vertices for path in band.get_paths()])
     assert outlined[:, 1].max() == pytest.approx((scan.W + scan.errors).max())
+
+
+def test_fractions_are_drawn_from_nothing_to_all_with_their_errors() -> None:
+    plot = LiveNMFPlot(show="fractions")
+    scan = Scan(plot).whole()
+    area = np.trapezoid(scan.H, scan.x)
+    whole = scan.W @ area
+    parts = scan.W * area / whole[:, None]
+    for k, name in enumerate(scan.names):
+        np.testing.assert_allclose(line(plot, "weights", name).get_ydata(), parts[:, k])
+    axes = plot.axes["weights"]
+    assert axes.get_ylabel() == "fraction of the intensity"
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0 and 1 < high < 1.1
+    # Weights whose errors are independent: each moves the last fraction by its own slope.
+    slopes = area * (np.eye(3)[2] - parts[:, 2:]) / whole[:, None]
+    errors = np.sqrt((slopes**2 * scan.errors**2).sum(1))
+    # Three bands, then the bars that stand for them where positions jump.
+    band = axes.collections[-4]
+    outlined = np.concatenate([path.vertices for path in band.get_paths()])
+    assert outlined[:, 1].max() == pytest.approx((parts[:, 2] + errors).max())
+    assert trouble(plot) == ""
+
+
+def test_the_band_of_a_fraction_ends_at_all_of_it() -> None:
+    plot = LiveNMFPlot(show="fractions")
+    scan = Scan(plot, names=("a", "b"), fixed=(True, True))
+    scan.errors *= 30
+    scan.whole()
+    for band in plot.axes["weights"].collections:
+        for path in band.get_paths():
+            assert (path.vertices[:, 1] >= 0).all() and (path.vertices[:, 1] <= 1).all()
+    assert plot.error is None
+
+
+def test_a_pattern_without_any_weight_is_a_gap_among_fractions_and_said_to_be() -> None:
+    plot = LiveNMFPlot(show="fractions")
+    scan = Scan(plot)
+    scan.W[4] = 0.0
+    scan.whole()
+    drawn = line(plot, "weights", "cubic").get_ydata()
+    assert np.flatnonzero(np.isnan(drawn)).tolist() == [4]
+    assert "1 pattern is not drawn: fractions not received, or no numbers" in trouble(plot)
 
 
 @pytest.mark.parametrize("panel", ["weights", "components"])
@@ -529,6 +573,31 @@ def test_a_run_that_continues_another_goes_on_in_the_same_picture() -> None:
     assert any(t.get_text().strip() == "add new (after 5)" for t in plot.axes["weights"].texts)
 
 
+@pytest.mark.parametrize("show", ["weights", "fractions"])
+def test_errors_that_were_published_before_a_run_was_continued_stay_in_the_picture(
+    show: Any,
+) -> None:
+    plot = LiveNMFPlot(show=show, max_rate=np.inf, clock=Clock())
+    names, every = ("a", "b"), ("a", "b", "new")
+    first = Scan(plot, names=names, fixed=(True, True))
+    first.measure(*range(5))
+    first.snapshot(5, converged=True)
+    first.run.close()
+    second = Scan(plot, names=every, fixed=(True, True, False), continues=first.run.uid)
+    second.snapshot(5)
+    second.measure(*range(5, 12))
+    second.snapshot(converged=True)
+    second.run.close()
+
+    banded = [
+        {float(x) for path in band.get_paths() for x in path.vertices[:, 0]}
+        for band in plot.axes["weights"].collections[-6:]
+        if band.get_paths() and len(band.get_paths()[0].vertices) > 4
+    ]
+    temperatures = set(second.positions[:, 0])
+    assert [places & temperatures == temperatures for places in banded] == [True, True, False]
+
+
 def test_another_run_begins_a_new_picture() -> None:
     plot = LiveNMFPlot()
     Scan(plot, n=9).whole()
@@ -771,6 +840,7 @@ def test_savefig_saves_what_stands_there_as_its_suffix_says(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"show": "amounts"}, "show: expected 'weights' or 'fractions', got 'amounts'"),
         ({"save": "{run}.png"}, "no field 'run'; fields are {scan_id}, {uid}"),
         ({"save": "{}.png"}, "no field ''"),
         ({"save": "{uid.png"}, "no path with fields in braces"),

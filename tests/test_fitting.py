@@ -140,3 +140,20 @@ def test_phases_from_cifs_get_the_width_of_the_first_patterns_lines(batio3: Any)
     assert live.error is None
     assert live.result.weights[:, :4].argmax(axis=1).tolist() == [0, 1, 2, 3]
     assert out.named("start")[0]["cmf"]["width"].startswith("width 0.0")
+
+
+def test_four_crystal_structures_tell_the_phases_of_a_real_ramp(batio3: Any) -> None:
+    names = ("rhomb", "ortho", "tetra", "cubic")
+    folder = batio3.path.parent
+    phases = [Phase.from_cif(folder / f"{n}.cif", wavelength=batio3.wavelength) for n in names]
+    live = LiveNMF("chi_I", x="chi_Q", phases=phases, n_components=4, background=False)
+    documents = run_documents(batio3.intensity, x=batio3.two_theta, positions=batio3.temperature)
+    for name, doc in documents:
+        live(name, doc)
+
+    assert live.result is not None and live.error is None
+    transitions = np.array([185, 280, 400])
+    clear = (np.abs(batio3.temperature[:, None] - transitions) > 15).all(axis=1)
+    expected = np.digitize(batio3.temperature, transitions)
+    right = live.result.weights.argmax(axis=1) == expected
+    assert right[clear].mean() >= 0.95

@@ -392,3 +392,33 @@ def test_without_pyfai_it_says_what_to_install(poni: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pyFAI", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'bluesky-cmf\[frames\]'"):
         Integrator(poni)
+
+
+@pytest.mark.parametrize("method", [("bbox", "csc", "cython"), ("full", "csr", "cython")])
+def test_variance_comes_beside_the_same_intensities_as_pyfai_has_it(
+    poni: Path, frame: np.ndarray, mask: np.ndarray, method: tuple[str, str, str]
+) -> None:
+    integrator = Integrator(poni, mask=mask, n_points=60, method=method)
+
+    x, y, variance = integrator.with_variance(frame)
+
+    assert (x.tobytes(), y.tobytes()) == tuple(part.tobytes() for part in integrator(frame))
+    reference = geometry().integrate1d(
+        frame, 60, mask=mask, unit="2th_deg", method=method, error_model="poisson"
+    )
+    assert np.array_equal(variance, reference.sigma.astype(float) ** 2)
+    assert variance.dtype == float and (variance > 0).all()
+
+
+def test_an_error_model_of_the_users_own_is_taken(poni: Path, frame: np.ndarray) -> None:
+    own = Integrator(poni, n_points=40, error_model="azimuthal")
+    reference = geometry().integrate1d(
+        frame,
+        40,
+        unit="2th_deg",
+        method=("bbox", "csc", "cython"),
+        error_model="azimuthal",
+    )
+    assert np.array_equal(own.with_variance(frame)[2], reference.sigma.astype(float) ** 2)
+    with pytest.raises(PatternError, match="no variance with the option error_model='no'"):
+        Integrator(poni, n_points=40, error_model="no").with_variance(frame)

@@ -19,6 +19,7 @@ from ophyd.sim import SynAxis
 from bluesky_cmf import Integrator, LiveNMF, Preprocess
 from bluesky_cmf.errors import CMFError, InputError
 from bluesky_cmf.intake import is_dark
+from bluesky_cmf.prepared import Prepared
 from tests import asyncstreams as streams
 from tests.streams import Collector, Detector, mixtures, run_documents
 
@@ -29,9 +30,9 @@ FRAMES = np.random.default_rng(0).integers(0, 200, (6, 20, 30)).astype("<u2")
 class Recording(Preprocess):
     """Keeps every pattern that goes into the fit."""
 
-    def __call__(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        found = super().__call__(x, y)
-        self.__dict__.setdefault("patterns", []).append(found.copy())
+    def prepare(self, x: np.ndarray, y: np.ndarray, **options: Any) -> Prepared:
+        found = super().prepare(x, y, **options)
+        self.__dict__.setdefault("patterns", []).append(found.values.copy())
         return found
 
 

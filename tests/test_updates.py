@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls as scipy_nnls
 
 from bluesky_cmf.nmf.kernels import kernels_for
-from bluesky_cmf.nmf.updates import coordinate_descent, nnls, weight_errors
+from bluesky_cmf.nmf.updates import coordinate_descent, nnls
 
 EPS = np.finfo(float).eps
 Solver = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -236,73 +235,3 @@ def test_descent_leaves_a_row_without_a_component_where_it_is_but_not_negative()
     found = coordinate_descent(V, G, C, free=[0, 1], passes=1)
 
     assert found.tolist() == [[2.0, 2.0], [5.0, 0.0]]
-
-
-# --- errors of weights ----------------------------------------------------------------------
-
-
-def ordinary_errors(W: np.ndarray, H: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """Square roots of σ² (H_A H_Aᵀ)⁻¹ on the components A that take part, row by row."""
-    errors = np.zeros_like(W)
-    for i, weights in enumerate(W):
-        active = weights > 0
-        covariance = variance[i] * np.linalg.inv(H[active] @ H[active].T)
-        errors[i, active] = np.sqrt(np.diag(covariance))
-    return errors
-
-
-def errors_of(W: np.ndarray, H: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    return weight_errors(torch.tensor(W), torch.tensor(H @ H.T), torch.tensor(variance)).numpy()
-
-
-def test_errors_are_those_of_least_squares_on_the_weights_that_are_not_zero() -> None:
-    rng = np.random.default_rng(8)
-    H, W, variance = rng.random((4, 30)), rng.random((6, 4)), rng.random(6)
-    W[rng.random(W.shape) < 0.3] = 0
-
-    np.testing.assert_allclose(
-        errors_of(W, H, variance), ordinary_errors(W, H, variance), rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6, 1e9])
-def test_errors_rescale_with_the_intensity_of_a_component(scale: float) -> None:
-    rng = np.random.default_rng(9)
-    H, W, variance = rng.random((3, 30)), 0.1 + rng.random((5, 3)), rng.random(5)
-    scales = np.array([1.0, scale, 1.0])
-
-    rescaled = errors_of(W / scales, H * scales[:, None], variance) * scales
-
-    np.testing.assert_allclose(rescaled, errors_of(W, H, variance), rtol=1e-6)
-
-
-def test_errors_are_the_scatter_of_weights_over_repeated_measurements() -> None:
-    rng = np.random.default_rng(10)
-    H, w, sigma = rng.random((3, 40)), np.array([2.0, 3.0, 4.0]), 0.05
-    measured = Problem(w @ H + sigma * rng.standard_normal((4000, 40)), H).solve()
-
-    expected = errors_of(w[None], H, np.array([sigma**2]))[0]
-
-    np.testing.assert_allclose(measured.std(0), expected, rtol=0.05)
-
-
-def test_a_weight_at_zero_and_an_empty_component_have_no_error() -> None:
-    H = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
-
-    errors = errors_of(np.array([[1.0, 0.0, 0.0]]), H, np.array([4.0]))
-
-    np.testing.assert_allclose(errors, [[2.0, 0.0, 0.0]], rtol=1e-9)
-
-
-def test_errors_are_nan_where_the_variance_is_not_known() -> None:
-    errors = errors_of(np.array([[1.0, 0.0]]), np.eye(2), np.array([math.nan]))
-
-    assert math.isnan(errors[0, 0])
-    assert errors[0, 1] == 0
-
-
-def test_components_that_cannot_be_told_apart_have_huge_errors_rather_than_none() -> None:
-    errors = errors_of(np.ones((1, 2)), np.ones((2, 5)), np.ones(1))
-
-    assert np.isfinite(errors).all()
-    assert (errors > 1e3).all()

@@ -7,7 +7,7 @@ import pytest
 from bluesky_cmf.errors import AxisError, InputError
 from bluesky_cmf.phases import Phase
 from bluesky_cmf.profiles import Width, gaussian_and_lorentzian
-from bluesky_cmf.widths import fit_width
+from bluesky_cmf.widths import fit_width, instrument_width
 from tests.conftest import Ramp
 from tests.structures import STRUCTURES, written
 
@@ -77,6 +77,33 @@ def test_the_width_of_simulated_patterns_is_found(
     assert found.u == found.v == 0
     assert math.sqrt(found.w) == pytest.approx(fwhm, rel=0.05)
     assert found.eta == pytest.approx(eta, abs=0.1)
+
+
+def test_the_first_lines_are_broadened_least_by_cells_that_are_a_little_off(
+    phases: list[Phase],
+) -> None:
+    shares = np.array([[1.0, 0.5, 0.2]])
+    patterns = simulated(phases, Width(0, 0, 0.03**2, 0.4), shares, counts=20000.0)
+    # All lines at other places, as at another temperature.
+    sines = np.sin(np.radians(X) / 2) * 1.001
+    stretched = np.interp(np.degrees(2 * np.arcsin(sines)), X, patterns[0])
+
+    everywhere = fit_width(phases, X, stretched)
+    found = instrument_width(phases, X, stretched)
+
+    assert math.sqrt(found.w) == pytest.approx(0.03, rel=0.1)
+    assert found.w < 0.95 * everywhere.w
+
+
+def test_a_width_is_taken_of_more_lines_where_the_first_do_not_settle_it(
+    phases: list[Phase],
+) -> None:
+    shares = np.array([[0.0, 0.0, 1.0]])
+    patterns = simulated(phases, Width(0, 0, 0.03**2, 0.4), shares, counts=1000.0)
+
+    found = instrument_width(phases, X, patterns)
+
+    assert math.sqrt(found.w) == pytest.approx(0.03, rel=0.1)
 
 
 def test_one_pattern_beside_a_measured_phase_settles_the_width(phases: list[Phase]) -> None:

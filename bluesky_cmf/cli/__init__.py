@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import CMFError
+from . import options
 
 __all__ = ["app", "main", "run"]
 
@@ -30,14 +31,6 @@ _Catalog = Annotated[
         help="A folder, the http(s) address or profile of a Tiled server, or databroker:NAME."
     ),
 ]
-#: More are a slip of the keyboard, which would take the memory of the machine.
-_MOST_COMPONENTS = 1000
-_LARGEST_SEED = 2**63 - 1
-
-_Seed = Annotated[
-    int, typer.Option(min=0, max=_LARGEST_SEED, help="Seed of the fit's random starts.")
-]
-_Device = Annotated[str, typer.Option(help="Where the fit runs: auto, cpu, cuda, cuda:1, …")]
 
 
 def main() -> None:
@@ -134,7 +127,9 @@ def demo(
     ] = 60,
     components: Annotated[
         int | None,
-        typer.Option(min=1, max=_MOST_COMPONENTS, help="Number of components; 4 by default."),
+        typer.Option(
+            min=1, max=options.MOST_COMPONENTS, help="Number of components; 4 by default."
+        ),
     ] = None,
     window: Annotated[
         bool, typer.Option(help="Show the figure live, where there is a display.")
@@ -143,9 +138,13 @@ def demo(
     figure: Annotated[Path, typer.Option(help="Where the figure is saved.")] = Path("demo.png"),
     seed: Annotated[
         int,
-        typer.Option(min=0, max=_LARGEST_SEED, help="Seed of the counting noise and of the fit."),
+        typer.Option(
+            min=0, max=options.LARGEST_SEED, help="Seed of the counting noise and of the fit."
+        ),
     ] = 0,
-    device: _Device = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the fit runs: auto, cpu, cuda, cuda:1, …")
+    ] = "auto",
 ) -> None:
     """Heat a simulated sample, or play real patterns, and decompose them live."""
     with _importing():
@@ -172,65 +171,40 @@ def demo(
 def replay(
     catalog: _Catalog,
     uid: Annotated[list[str], typer.Argument(help="The run; several may be given.")],
-    pattern: Annotated[
-        str, typer.Option(help="Data key of the pattern, or how the one key ends that is meant.")
-    ],
-    x: Annotated[
-        str | None, typer.Option(help="Data key of the patterns' axis; the index by default.")
-    ] = None,
-    components: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=_MOST_COMPONENTS,
-            help="Number of components; one more than phases, if not given.",
-        ),
-    ] = None,
-    phase: Annotated[
-        list[Path] | None,
-        typer.Option(help="Pattern file of a known phase, which is held; may be repeated."),
-    ] = None,
-    independent: Annotated[
-        list[str] | None,
-        typer.Option(help="Data key that weights are drawn against; the scan's own by default."),
-    ] = None,
-    stream: Annotated[str, typer.Option(help="Stream that holds the patterns.")] = "primary",
-    normalize: Annotated[
-        str | None, typer.Option(help="Divide each pattern by its max or area.")
-    ] = None,
-    roi: Annotated[
-        tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
-    ] = None,
-    negative: Annotated[
-        str,
-        typer.Option(help="What becomes of patterns with negative values: reject, clip or offset."),
-    ] = "reject",
-    poni: Annotated[
-        Path | None,
-        typer.Option(help="Geometry of a 2-D detector, whose frames pyFAI integrates."),
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="Mask of the frames: not zero where a pixel is left out.")
-    ] = None,
-    unit: Annotated[
-        str | None,
-        typer.Option(help="Axis of integrated frames, by pyFAI's name; 2th_deg by default."),
-    ] = None,
-    points: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of bins that frames are integrated into; 1000."),
-    ] = None,
-    session: Annotated[
-        bool, typer.Option("--session", help="Fit the patterns of all runs as one dataset.")
-    ] = False,
-    seed: _Seed = 0,
-    loss: Annotated[
-        str, typer.Option(help="What is lowered: frobenius, kullback-leibler or itakura-saito.")
-    ] = "frobenius",
-    device: _Device = "auto",
+    settings: options.SettingsFile = None,
+    assignments: options.Set = None,
+    pattern: options.Pattern = None,
+    x: options.X = None,
+    components: options.Components = None,
+    phase: options.Phases = None,
+    wavelength: options.Wavelength = None,
+    axis: options.Axis = None,
+    width: options.Width = None,
+    independent: options.Independent = None,
+    stream: options.Stream = None,
+    roi: options.Roi = None,
+    regrid: options.Regrid = None,
+    rebin: options.Rebin = None,
+    background: options.Background = None,
+    normalize: options.Normalize = None,
+    monitor: options.Monitor = None,
+    errors: options.Errors = None,
+    on_unknown: options.OnUnknown = None,
+    negative: options.Negative = None,
+    poni: options.Poni = None,
+    mask: options.Mask = None,
+    unit: options.Unit = None,
+    points: options.Points = None,
+    session: options.Session = False,
+    seed: options.Seed = None,
+    loss: options.Loss = None,
+    device: options.Device = None,
     figure: Annotated[
         Path | None, typer.Option(help="Save the figure here (.png, .pdf, .svg).")
     ] = None,
+    csv: options.Csv = None,
+    hdf5: options.Hdf5 = None,
+    overwrite: options.Overwrite = False,
     save: Annotated[
         bool, typer.Option("--save", help="Store the analysis run in the same catalog.")
     ] = False,
@@ -254,32 +228,106 @@ def replay(
 ) -> None:
     """Decompose stored runs as if they were being measured."""
     with _importing():
+        from .outputs import Outputs
         from .replaying import Replay, run_replay
 
     run_replay(
         Replay(
             catalog=catalog,
             uids=tuple(uid),
-            pattern=pattern,
-            x=x,
-            components=components,
-            phases=tuple(phase or ()),
-            independent=tuple(independent or ()),
-            stream=stream,
-            normalize=normalize,
-            roi=roi,
-            negative=negative,
-            poni=poni,
-            mask=mask,
-            unit=unit,
-            points=points,
-            session=session,
-            seed=seed,
-            loss=loss,
-            device=device,
-            figure=figure,
+            model=options.model_options(locals()),
+            outputs=Outputs(figure, csv, hdf5, overwrite),
             into=catalog if save and into is None else into,
             follow=follow,
             patience=patience,
+        )
+    )
+
+
+@app.command()
+def fit(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES|FOLDER|CATALOG UID",
+            help="Pattern files, folders of them, or globs; or a catalog and runs in it.",
+        ),
+    ],
+    settings: options.SettingsFile = None,
+    assignments: options.Set = None,
+    from_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Where the variable stands in the files' names, in one group: 'T(\\d+)K'; by "
+            "default the one number that varies.",
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Table with a column 'file', and columns of variables (CSV)."),
+    ] = None,
+    variable: Annotated[
+        list[str] | None,
+        typer.Option(help="Name of the variable: the column of the table; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the results; NAME-fit by default, after what is fitted."),
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Save the figure here (.png, .pdf, .svg) instead.")
+    ] = None,
+    csv: options.Csv = None,
+    hdf5: options.Hdf5 = None,
+    overwrite: options.Overwrite = False,
+    save: Annotated[
+        str | None,
+        typer.Option(metavar="CATALOG", help="Store the analysis run in this catalog as well."),
+    ] = None,
+    pattern: options.Pattern = None,
+    x: options.X = None,
+    components: options.Components = None,
+    phase: options.Phases = None,
+    wavelength: options.Wavelength = None,
+    axis: options.Axis = None,
+    width: options.Width = None,
+    independent: options.Independent = None,
+    stream: options.Stream = None,
+    roi: options.Roi = None,
+    regrid: options.Regrid = None,
+    rebin: options.Rebin = None,
+    background: options.Background = None,
+    normalize: options.Normalize = None,
+    monitor: options.Monitor = None,
+    errors: options.Errors = None,
+    on_unknown: options.OnUnknown = None,
+    negative: options.Negative = None,
+    poni: options.Poni = None,
+    mask: options.Mask = None,
+    unit: options.Unit = None,
+    points: options.Points = None,
+    session: options.Session = False,
+    seed: options.Seed = None,
+    loss: options.Loss = None,
+    device: options.Device = None,
+) -> None:
+    """Decompose pattern files, or a stored run, and write figure, table and HDF5."""
+    with _importing():
+        from .fitting import Fit, run_fit
+
+    run_fit(
+        Fit(
+            places=tuple(places),
+            model=options.model_options(locals()),
+            from_name=from_name,
+            table=table,
+            variables=tuple(variable or ()),
+            output=output,
+            figure=figure,
+            csv=csv,
+            hdf5=hdf5,
+            overwrite=overwrite,
+            save=save,
         )
     )

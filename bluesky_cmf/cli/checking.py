@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..figure.canvas import offscreen_figure
 from ..figure.saving import SavePath
 
-__all__ = ["check_device", "check_figure"]
+__all__ = ["check_device", "check_figure", "check_place"]
 
 
 def check_device(device: str) -> None:
@@ -44,17 +44,28 @@ def check_figure(path: Path) -> None:
         SavePath(path, offscreen_figure().canvas.get_supported_filetypes())
     except InputError as error:
         raise InputError(f"--figure: {str(error).removeprefix('save=')}") from error
+    check_place(path, "figure")
+
+
+def check_place(path: Path, option: str) -> None:
+    """Refuse a path of an option that cannot be made or written.
+
+    Raises
+    ------
+    InputError
+        With what is wrong with it.
+    """
     try:
         os.stat(path)
     except FileNotFoundError:
         place = _what_is_there(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--figure: {str(path)[:100]!r} cannot be written: {reason}") from error
+        raise InputError(f"--{option}: {str(path)[:100]!r} cannot be written: {reason}") from error
     else:
         place = path
     if not os.access(place, os.W_OK):
-        raise InputError(f"--figure: {str(place)!r} may not be written; name another place")
+        raise InputError(f"--{option}: {str(place)!r} may not be written; name another place")
 
 
 def _what_is_there(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """What the command line shows: progress, a summary of an analysis run, and no noise."""
 
 import logging
+import math
 import shlex
 import shutil
 import sys
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..nmf.results import FitResult
 
 __all__ = [
+    "FileProgress",
     "FollowProgress",
     "ScanProgress",
     "command_line",
@@ -121,6 +123,43 @@ class ScanProgress:
             console.print(f"scan: {self._count} of {self._total} patterns")
 
 
+class FileProgress:
+    """Counts files as they are read and fitted: a bar on a terminal, else nothing.
+
+    Parameters
+    ----------
+    total : int
+        Number of files.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]fit"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("fit", total=total)
+
+    def __enter__(self) -> "FileProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self) -> None:
+        """Count a file."""
+        self._bar.advance(self._task)
+
+
 class FollowProgress:
     """Counts the patterns of a run that is followed: one line on a terminal, else some.
 
@@ -197,10 +236,14 @@ def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
     }
     if len(r_factor):
         facts["R-factor"] = f"{r_factor.mean():.4f} on average, {r_factor.max():.4f} at most"
+    if analysis.alarms:
+        facts["unexplained"] = "; ".join(alarm.text for alarm in analysis.alarms)
     if analysis.rejected:
         facts["rejected"] = _rejected(analysis.rejected)
+    if analysis.faults:
+        facts["faults"] = "; ".join(dict.fromkeys(analysis.faults))
     show_facts(facts)
-    console.print(_weights_table(result))
+    console.print(_weights_table(analysis, result))
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
@@ -227,15 +270,49 @@ def _program() -> Sequence[str]:
     return (str(started),)
 
 
-def _weights_table(result: "FitResult") -> Table:
-    table = Table("component", "", "weight from", "to", "at the end", box=None, pad_edge=False)
+def _weights_table(analysis: "AnalysisReader", result: "FitResult") -> Table:
+    headings = (
+        "component",
+        "",
+        "weight from",
+        "to",
+        "at the end",
+        "fraction at the end\n± σ, first fit",
+    )
+    table = Table(*headings, box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
+    parts = dict(zip(analysis.names, _last_fractions(analysis), strict=True))
     for name, fixed, weights in zip(result.names, result.fixed, result.weights.T, strict=True):
         numbers = (weights.min(), weights.max(), weights[-1]) if len(weights) else ()
         values = [f"{value:.4g}" for value in numbers] or ["-"] * 3
-        table.add_row(name, "held" if fixed else "free", *values)
+        table.add_row(name, "held" if fixed else "free", *values, parts.get(name, "-"))
     return table
+
+
+def _last_fractions(analysis: "AnalysisReader") -> list[str]:
+    """Give the fractions of the last pattern, with the errors that were published with it."""
+    fractions, errors = analysis.fractions, analysis.fraction_errors
+    if not len(fractions):
+        return ["-"] * len(analysis.names)
+    known = errors[-1] if len(errors) else [math.nan] * len(analysis.names)
+    return [_measured(*each) for each in zip(fractions[-1], known, strict=True)]
+
+
+def _measured(value: float, error: float) -> str:
+    """Write a fraction with its standard error, to two digits of that.
+
+    Examples
+    --------
+    >>> _measured(0.41234, 0.0031), _measured(1.0, 0.0), _measured(0.5, math.nan)
+    ('0.4123 ± 0.0031', '1', '0.5')
+    """
+    if not math.isfinite(value):
+        return "-"
+    if not 0 < error < math.inf:
+        return f"{value:.4g}"
+    digits = min(max(1 - math.floor(math.log10(error)), 2), 6)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def _rejected(rejected: Sequence[tuple[int, str]]) -> str:

@@ -1,16 +1,23 @@
 """What went wrong beside the scan, said once it is over."""
 
+from typing import TYPE_CHECKING
+
 from ..callback import LiveNMF
-from ..catalogs import CatalogWriter
 from ..documents import AnalysisReader
 from ..errors import CatalogError, CMFError, InputError
 from ..figure import LiveNMFPlot
+
+if TYPE_CHECKING:
+    from ..catalogs import CatalogWriter
 
 __all__ = ["raise_failures"]
 
 
 def raise_failures(
-    live: LiveNMF, analysis: AnalysisReader, plot: LiveNMFPlot | None, writer: CatalogWriter | None
+    live: LiveNMF,
+    analysis: AnalysisReader,
+    plot: LiveNMFPlot | None,
+    writer: "CatalogWriter | None",
 ) -> None:
     """Raise what fitting, storing or drawing has kept, as an error of this package.
 

@@ -1,6 +1,7 @@
 """A `FitResult` as Bluesky documents, and back: the only code that knows the analysis run."""
 
-from .reader import AnalysisReader, Latest, read_analysis
+from .archive import AnalysisArchive, read_analysis
+from .reader import AnalysisReader, Latest
 from .run import AnalysisRun
 from .schema import (
     PATTERN_NUMBER,
@@ -12,6 +13,7 @@ from .schema import (
     Independent,
     Point,
     component_record,
+    fraction_keys,
     independents,
     is_analysis,
     weight_keys,
@@ -20,6 +22,7 @@ from .schema import (
 __all__ = [
     "PATTERN_NUMBER",
     "STAGE",
+    "AnalysisArchive",
     "AnalysisReader",
     "AnalysisRun",
     "Array",
@@ -30,6 +33,7 @@ __all__ = [
     "Latest",
     "Point",
     "component_record",
+    "fraction_keys",
     "independents",
     "is_analysis",
     "read_analysis",

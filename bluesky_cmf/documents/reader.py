@@ -1,5 +1,6 @@
 """The documents of an analysis run, read back: from the stream or from a catalog."""
 
+import math
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 from event_model import unpack_event_page
 
+from ..unknowns import Alarm
 from . import schema
 from .schema import Array, Document
 
-__all__ = ["AnalysisReader", "Latest", "read_analysis"]
+__all__ = ["AnalysisReader", "Latest"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class AnalysisReader:
         ``source_seq_num`` and reason of the patterns that could not be used.
     faults : list of str
         What went wrong beside the scan, and how it went on.
+    alarms : list of Alarm
+        What no component explained; those before the last of `changes` are of another model.
     """
 
     def __init__(self) -> None:
@@ -105,9 +109,24 @@ class AnalysisReader:
         return self._table(range(first, first + len(self.names)))
 
     @property
+    def fractions(self) -> Array:
+        """Best known fractions of the fitted intensity, (N, K).
+
+        Weight times area of the component, by the sum of these. NaN where a pattern has no
+        weight at all, and where the run was written by a version that had no fractions.
+        """
+        first = len(self.variables) + len(self.names)
+        return self._table(range(first, first + len(self.names)))
+
+    @property
     def errors(self) -> Array:
-        """Standard errors as published with each pattern of this run, (n, K)."""
+        """Standard errors of weights as published with each pattern of this run, (n, K)."""
         return self._published("error", len(self.names))
+
+    @property
+    def fraction_errors(self) -> Array:
+        """Standard errors of fractions as published with each pattern of this run, (n, K)."""
+        return self._published("fraction_error", len(self.names))
 
     @property
     def r_factor(self) -> Array:
@@ -135,6 +154,8 @@ class AnalysisReader:
         records = [] if start is None else start.get("cmf", {}).get("components", [])
         self.names = tuple(str(record["name"]) for record in records)
         self.fixed = tuple(bool(record["fixed"]) for record in records)
+        self._weight_keys = schema.weight_keys(self.names)
+        self._fraction_keys = schema.fraction_keys(self.names)
         dimensions = [] if start is None else start.get("hints", {}).get("dimensions", [])
         self.variables = tuple(key for keys, _stream in dimensions for key in keys)
         self.units: dict[str, str] = {}
@@ -148,6 +169,7 @@ class AnalysisReader:
         self.changes: list[tuple[int, str, str]] = []
         self.rejected: list[tuple[int, str]] = []
         self.faults: list[str] = []
+        self.alarms: list[Alarm] = []
         self._descriptors: dict[str, Mapping[str, Any]] = {}
         # Flat, row after row: to make an array of them is one copy, however many there are.
         self._rows, self._snapshot = array("d"), array("d")
@@ -196,12 +218,14 @@ class AnalysisReader:
                 self.units[key] = descriptor["data_keys"][key].get("units") or ""
 
     def _take_primary(self, data: Mapping[str, Any]) -> None:
-        keys = schema.weight_keys(self.names)
+        keys, parts = self._weight_keys, self._fraction_keys
         row = [float(data[key]) for key in (*self.variables, *keys)]
+        row += [float(data.get(key, math.nan)) for key in parts]
         columns = {
             key: [float(data[key])] for key in ("r_factor", "unexplained", "lag", "fit_seconds")
         }
         columns["error"] = [float(data[f"{key}_error"]) for key in keys]
+        columns["fraction_error"] = [float(data.get(f"{key}_error", math.nan)) for key in parts]
         self._rows.extend(row)
         for key, values in columns.items():
             self._columns.setdefault(key, array("d")).extend(values)
@@ -220,9 +244,13 @@ class AnalysisReader:
                 self.axis = schema.Axis(name, key.get("units") or "", x)
 
     def _take_weights(self, data: Mapping[str, Any], *, paged: bool) -> None:
-        keys = (*self.variables, *schema.weight_keys(self.names))
-        columns = [data[key] if paged else [data[key]] for key in keys]
         fits = data["fit_id"] if paged else [data["fit_id"]]
+        keys = (*self.variables, *self._weight_keys)
+        columns = [data[key] if paged else [data[key]] for key in keys]
+        unknown = [math.nan] * len(fits)
+        for key in self._fraction_keys:
+            part = data.get(key, unknown)
+            columns.append(part if paged or part is unknown else [part])
         for fit, row in zip(map(int, fits), zip(*columns, strict=True), strict=True):
             if fit != self._snapshot_fit:
                 self._snapshot_fit, self._snapshot = fit, array("d")
@@ -250,6 +278,21 @@ class AnalysisReader:
     def _take_faults(self, data: Mapping[str, Any]) -> None:
         self.faults.append(str(data["fault"]))
 
+    def _take_alarms(self, data: Mapping[str, Any]) -> None:
+        ends = [(float(first), float(last)) for first, last in np.asarray(data["ranges"])]
+        self.alarms.append(
+            Alarm(
+                # Where there were fewer, the first one stands for those that are missing.
+                tuple(dict.fromkeys(ends)),
+                since=int(data["since"]),
+                n_patterns=int(data["n_patterns"]),
+                significance=float(data["significance"]),
+                share=float(data["share"]),
+                since_seq_num=int(data["since_seq_num"]),
+                text=str(data["alarm"]),
+            )
+        )
+
     def _table(self, columns: Iterable[int]) -> Array:
         snapshot, rows = self._matrix(self._snapshot), self._matrix(self._rows)
         unknown = self.n_patterns - len(rows) - len(snapshot)
@@ -262,7 +305,7 @@ class AnalysisReader:
 
     @property
     def _width(self) -> int:
-        return len(self.variables) + len(self.names)
+        return len(self.variables) + 2 * len(self.names)
 
     def _n(self, values: "array[float]") -> int:
         return len(values) // max(self._width, 1)
@@ -270,22 +313,3 @@ class AnalysisReader:
     def _published(self, key: str, width: int) -> Array:
         values = np.array(self._columns.get(key, array("d")))
         return values.reshape(len(values) // max(width, 1), width)
-
-
-def read_analysis(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> AnalysisReader:
-    """Read a stored analysis run.
-
-    Parameters
-    ----------
-    documents : iterable of (str, dict)
-        As a catalog's ``documents(uid)`` gives them.
-
-    Returns
-    -------
-    AnalysisReader
-        After the last document.
-    """
-    reader = AnalysisReader()
-    for name, doc in documents:
-        reader(name, doc)
-    return reader

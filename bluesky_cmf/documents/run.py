@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from event_model import compose_run
 
+from ..nmf.fractions import areas, fraction_errors, fractions
 from ..nmf.results import FitResult, RowFit
+from ..unknowns import Alarm
 from . import schema
 from .schema import Array, Axis, Emit, Independent, Point
 
@@ -55,11 +58,13 @@ class AnalysisRun:
         metadata = schema.start_metadata(self.raw_start, self.variables, self.metadata)
         self._bundle = compose_run(metadata=metadata, validate=False)
         self._weight_keys = schema.weight_keys(self.names)
+        self._fraction_keys = schema.fraction_keys(self.names)
         self._streams: dict[str, Any] = {}
         self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
         self._latest_time = 0.0
         self._faults: list[str] = []
+        self._alarms: list[dict[str, Any]] = []
         self.emit("start", dict(self._bundle.start_doc))
 
     @property
@@ -68,16 +73,38 @@ class AnalysisRun:
         return str(self._bundle.start_doc["uid"])
 
     def primary(
-        self, points: Sequence[Point], rows: RowFit, *, n_patterns: int, lag: int, seconds: float
+        self,
+        points: Sequence[Point],
+        rows: RowFit,
+        *,
+        components: Array,
+        n_patterns: int,
+        lag: int,
+        seconds: float,
     ) -> None:
-        """Emit one event per pattern, in order."""
-        for point, weights, errors, r_factor, unexplained in zip(
-            points, rows.weights, rows.errors, rows.r_factor, rows.unexplained, strict=True
+        """Emit one event per pattern, in order.
+
+        Parameters
+        ----------
+        points : sequence of Point
+            Where the patterns come from.
+        rows : RowFit
+            How they are explained.
+        components : ndarray (K, F)
+            By what: the components of the same fit.
+        n_patterns, lag, seconds
+            Patterns in the fit, patterns that wait by now, and how long the refit took.
+        """
+        area = areas(components, self._axis().values)
+        parts = fractions(rows.weights, area)
+        part_errors = fraction_errors(rows.weights, rows.covariance, area)
+        tables = rows.weights, rows.errors, parts, part_errors, rows.r_factor, rows.unexplained
+        for point, weights, errors, part, part_error, r_factor, unexplained in zip(
+            points, *tables, strict=True
         ):
             data: dict[str, Any] = self._position(point)
-            for key, weight, error in zip(self._weight_keys, weights, errors, strict=True):
-                data[key] = float(weight)
-                data[f"{key}_error"] = float(error)
+            data |= _with_errors(self._weight_keys, weights, errors)
+            data |= _with_errors(self._fraction_keys, part, part_error)
             data |= {
                 "r_factor": float(r_factor),
                 "unexplained": float(unexplained),
@@ -89,7 +116,7 @@ class AnalysisRun:
                 "source_seq_num": point.source_seq_num,
             }
             self._parents[point.source_run] = None
-            self._event("primary", lambda: schema.primary_keys(self.names, self.variables), data)
+            self._event("primary", self._primary_keys, data)
 
     def wants_snapshot(self, n_patterns: int) -> bool:
         """Tell whether it is time for the next snapshot: a second and 25 % after the last one."""
@@ -144,15 +171,40 @@ class AnalysisRun:
         self._faults.append(fault)
         self._event("faults", schema.fault_keys, {"fault": fault, "n_patterns": n_patterns})
 
+    def alarm(self, alarm: Alarm) -> None:
+        """Emit that something stands out that no component explains."""
+        axis, ranges = self._axis(), [list(ends) for ends in alarm.ranges[: schema.MOST_RANGES]]
+        told = {
+            "alarm": alarm.text,
+            "since": alarm.since,
+            "since_seq_num": alarm.since_seq_num,
+            "significance": alarm.significance,
+            "share": alarm.share,
+            "n_patterns": alarm.n_patterns,
+        }
+        self._alarms.append({**told, "ranges": ranges})
+        filled = ranges + ranges[:1] * (schema.MOST_RANGES - len(ranges))
+        first, last = ranges[0]
+        data = {**told, "x_first": first, "x_last": last, "ranges": np.array(filled)}
+        self._event("alarms", lambda: schema.alarm_keys(axis), data)
+
     def close(
         self, exit_status: str = "success", reason: str = "", *, device: str | None = None
     ) -> None:
         """Emit the stop document; ``device`` is where the fit ended."""
         stop = self._bundle.compose_stop(exit_status=exit_status, reason=reason, validate=False)
-        cmf: dict[str, Any] = {"parent_uids": list(self._parents), "faults": list(self._faults)}
+        cmf: dict[str, Any] = {
+            "parent_uids": list(self._parents),
+            "faults": list(self._faults),
+            "alarms": list(self._alarms),
+        }
         if device is not None:
             cmf["device"] = device
         self.emit("stop", {**stop, "cmf": cmf})
+
+    def _primary_keys(self) -> schema.DataKeys:
+        errors = self.metadata.get("errors")
+        return schema.primary_keys(self.names, self.variables, errors=errors)
 
     def _axis(self) -> Axis:
         if self.axis is None:
@@ -170,8 +222,10 @@ class AnalysisRun:
             for i, variable in enumerate(self.variables)
         }
         data |= {"fit_id": [self.fit_id] * n, "pattern": list(range(1, n + 1))}
-        for key, column in zip(self._weight_keys, result.weights.T, strict=True):
-            data[key] = column.astype(float).tolist()
+        parts = fractions(result.weights, areas(result.components, self._axis().values))
+        for keys, table in ((self._weight_keys, result.weights), (self._fraction_keys, parts)):
+            columns = table.astype(float).T.tolist()
+            data |= dict(zip(keys, columns, strict=True))
         now = [time.time()] * n
         stream = self._stream("weights", lambda: schema.weights_keys(self.names, self.variables))
         page = stream.compose_event_page(
@@ -201,3 +255,10 @@ class AnalysisRun:
             self._streams[name] = bundle
             self.emit("descriptor", dict(bundle.descriptor_doc))
         return self._streams[name]
+
+
+def _with_errors(keys: Sequence[str], values: Array, errors: Array) -> dict[str, float]:
+    data: dict[str, float] = {}
+    for key, value, error in zip(keys, values.tolist(), errors.tolist(), strict=True):
+        data |= {key: value, f"{key}_error": error}
+    return data

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from event_model import DocumentNames, schema_validators
 
 __all__ = [
+    "MOST_RANGES",
     "PATTERN_NUMBER",
     "STAGE",
     "Array",
@@ -19,10 +20,12 @@ __all__ = [
     "Emit",
     "Independent",
     "Point",
+    "alarm_keys",
     "component_keys",
     "component_record",
     "constraint_keys",
     "fault_keys",
+    "fraction_keys",
     "independents",
     "is_analysis",
     "latest_keys",
@@ -37,6 +40,9 @@ Array = npt.NDArray[Any]
 Document = dict[str, Any]
 Emit = Callable[[str, Document], None]
 DataKeys = dict[str, dict[str, Any]]
+
+#: Ranges of the axis that an alarm names; where there are fewer, the first one is repeated.
+MOST_RANGES = 5
 
 #: The value of ``analysis_stage`` by which every sink and source knows an analysis run.
 STAGE = "cmf"
@@ -84,10 +90,23 @@ _CLAIMED = frozenset(
         "component",
         "reason",
         "fault",
+        "alarm",
+        "x_first",
+        "x_last",
+        "ranges",
+        "since",
+        "since_seq_num",
+        "significance",
+        "share",
         "reconstruction",
         "seq_num",
     ]
 )
+#: How the keys of components begin: an independent variable whose name does gets a prefix, too.
+_PREFIXES = ("weight_", "fraction_")
+
+#: What a fraction is, and what it is not: of mass, for which nobody has told the densities.
+_FRACTION = "weight * area of the component / sum of these: part of the fitted intensity; {name}"
 
 
 @dataclass(frozen=True)
@@ -165,6 +184,17 @@ def weight_keys(names: Sequence[str]) -> list[str]:
     return keys
 
 
+def fraction_keys(names: Sequence[str]) -> list[str]:
+    """Give the data key of each component's fraction: that of its weight under another name.
+
+    Examples
+    --------
+    >>> fraction_keys(["cubic", "weight_x", "a b", "a.b"])
+    ['fraction_cubic', 'fraction_weight_x', 'fraction_a_b', 'fraction_a_b_2']
+    """
+    return [f"fraction_{key.removeprefix('weight_')}" for key in weight_keys(names)]
+
+
 def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]:
     """Give the fields of the scan's dimensions their data keys in ``primary``.
 
@@ -187,7 +217,7 @@ def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]
     for dimension, fields in enumerate(dimensions):
         for field in fields:
             key = "elapsed" if field == "time" else field
-            while key in _CLAIMED or key in found or key.startswith("weight_"):
+            while key in _CLAIMED or key in found or key.startswith(_PREFIXES):
                 key = f"raw_{key}"
             if all(field != variable.field for variable in found.values()):
                 units = "s" if field == "time" else ""
@@ -249,14 +279,27 @@ def _hints(raw_hints: Mapping[str, Any], variables: Sequence[Independent]) -> di
     return hints
 
 
-def primary_keys(names: Sequence[str], variables: Sequence[Independent]) -> DataKeys:
-    """Describe an event of ``primary``: one pattern."""
+def primary_keys(
+    names: Sequence[str], variables: Sequence[Independent], *, errors: str | None = None
+) -> DataKeys:
+    """Describe an event of ``primary``: one pattern.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The components.
+    variables : sequence of Independent
+        Variables that each pattern comes with.
+    errors : str, optional
+        Where the noise of patterns comes from: ``"counts"``, the data key of their standard
+        errors, or None: the residual.
+    """
     keys = _variable_keys(variables)
+    error = _number(source=_error_source(errors))
     for key, name in zip(weight_keys(names), names, strict=True):
-        keys[key] = _number(source=name)
-        keys[f"{key}_error"] = _number(
-            source="standard error, given the components' shapes; noise taken from the residual"
-        )
+        keys |= {key: _number(source=name), f"{key}_error": dict(error)}
+    for key, name in zip(fraction_keys(names), names, strict=True):
+        keys |= {key: _number(source=_FRACTION.format(name=name)), f"{key}_error": dict(error)}
     keys["r_factor"] = _number(source="sqrt(sum((x - wH)^2) / sum(x^2))")
     keys["unexplained"] = _number(source="sum(max(x - wH, 0)) / sum(x)")
     keys |= {"n_patterns": _integer(), "lag": _integer(), "fit_seconds": _number(units="s")}
@@ -278,8 +321,10 @@ def component_keys(axis: Axis, components: Array) -> DataKeys:
 def weights_keys(names: Sequence[str], variables: Sequence[Independent]) -> DataKeys:
     """Describe a row of ``weights``: one pattern of a snapshot."""
     keys = _variable_keys(variables) | {"fit_id": _integer(), "pattern": _integer()}
-    weights = zip(weight_keys(names), names, strict=True)
-    return keys | {key: _number(source=name) for key, name in weights}
+    keys |= {key: _number(source=n) for key, n in zip(weight_keys(names), names, strict=True)}
+    for key, name in zip(fraction_keys(names), names, strict=True):
+        keys[key] = _number(source=_FRACTION.format(name=name))
+    return keys
 
 
 def latest_keys(axis: Axis, pattern: Array) -> DataKeys:
@@ -301,6 +346,34 @@ def rejected_keys() -> DataKeys:
 def fault_keys() -> DataKeys:
     """Describe an event of ``faults``: what went wrong, and how it goes on."""
     return {"fault": _text(), "n_patterns": _integer()}
+
+
+def _error_source(errors: str | None) -> str:
+    """Say what a standard error is worth: what it takes as exact, and whence its noise comes."""
+    noise = {
+        None: "taken from the residual",
+        "counts": "of counting, from the patterns themselves",
+    }.get(errors, f"from the standard errors in {errors!r}")
+    return f"standard error, given the components' shapes at this fit; noise {noise}"
+
+
+def alarm_keys(axis: Axis) -> DataKeys:
+    """Describe an event of ``alarms``: something that no component explains."""
+    where = {"source": axis.name, "units": axis.units}
+    ranges = _key("array", "<f8", (MOST_RANGES, 2), dims=["range", "end"], **where)
+    return {
+        "alarm": _text(),
+        "x_first": _number(**where),
+        "x_last": _number(**where),
+        "ranges": ranges,
+        "since": _integer(),
+        "since_seq_num": _integer(),
+        "significance": _number(
+            source="standard deviations of a normal variable, all places looked at accounted for"
+        ),
+        "share": _number(source="intensity left at the significant places since then / all"),
+        "n_patterns": _integer(),
+    }
 
 
 def _variable_keys(variables: Sequence[Independent]) -> DataKeys:

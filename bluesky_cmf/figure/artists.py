@@ -17,6 +17,7 @@ __all__ = [
     "INK",
     "LEGEND",
     "PLAIN",
+    "SHADE",
     "TROUBLE",
     "abbreviated",
     "clean",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 INK, GREY, FAINT, TROUBLE = "#222222", "#666666", "#B8B8B8", "#B5260B"
+#: What is shaded because of trouble, on white.
+SHADE = "#F6D9D3"
 
 #: Size of the names in legends, in points.
 LEGEND = 8.5

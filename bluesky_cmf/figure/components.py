@@ -19,6 +19,7 @@ from .artists import (
     INK,
     LEGEND,
     PLAIN,
+    TROUBLE,
     abbreviated,
     colour,
     extremes,
@@ -41,7 +42,7 @@ _NOTES, _NOTE_HEIGHT = 4, 0.05
 
 
 class Rows:
-    """Weights of the components against the independent variable."""
+    """Weights, or fractions, of the components against the independent variable."""
 
     def __init__(self, axes: Axes, figure: Figure) -> None:
         self._axes, self._figure = axes, figure
@@ -53,6 +54,9 @@ class Rows:
         self._changes = LineCollection([], colors=GREY, linewidths=0.8, linestyles=(0, (2, 2)))
         self._changes.set_transform(axes.get_xaxis_transform())
         axes.add_collection(self._changes, autolim=False)
+        self._onsets = LineCollection([], colors=TROUBLE, linewidths=0.8, linestyles=(0, (1, 1.5)))
+        self._onsets.set_transform(axes.get_xaxis_transform())
+        axes.add_collection(self._onsets, autolim=False)
         self._notes: list[Text] = []
         self._waiting = waiting(axes)
         axes.tick_params(labelbottom=True)
@@ -71,13 +75,14 @@ class Rows:
             kept = outline(weights[:, k])
             line.set_data(x[kept], weights[kept, k])
             line.set_markersize(marker_size(len(x), ordered=view.abscissa.ordered))
-            self._show_errors(k, x[kept], weights[kept, k], view.errors[kept, k])
+            self._show_errors(k, x[kept], weights[kept, k], view.errors[kept, k], view.most)
         axes.set_xlabel(view.abscissa.label)
         axes.set_ylabel(view.weight_label)
         # An error of one bad pattern must not squeeze the weights into a line.
         reach = weights + np.minimum(np.nan_to_num(view.errors), np.abs(weights))
-        low, high = limits([0.0, *extremes(weights), *extremes(reach)])
-        room = _NOTE_HEIGHT * min(len(view.marks), _NOTES)
+        whole = limits([0.0, *extremes(weights), *extremes(reach)])
+        low, high = limits([0.0, view.most]) if np.isfinite(view.most) else whole
+        room = _NOTE_HEIGHT * min(len(view.marks) + len(view.onsets), _NOTES)
         set_limits(axes, x=limits(x), y=(low, high + (high - low) * room / (1 - room)))
         self._show_changes(view)
 
@@ -134,9 +139,9 @@ class Rows:
         rows = -(-len(texts) // columns)
         self._axes.set_title("\n".join(" " * rows), fontsize=LEGEND, linespacing=1.6, pad=7)
 
-    def _show_errors(self, k: int, x: Array, y: Array, error: Array) -> None:
+    def _show_errors(self, k: int, x: Array, y: Array, error: Array, most: float) -> None:
         known = np.isfinite(error) & np.isfinite(y)
-        low, high = np.maximum(y - error, 0), y + error
+        low, high = np.maximum(y - error, 0), np.minimum(y + error, most)
         if self._drawn[3]:
             self._bands[k].set_data(x, low, high, where=known)
         else:
@@ -144,19 +149,21 @@ class Rows:
             self._bars[k].set_segments(list(ends[known]))
 
     def _show_changes(self, view: View) -> None:
-        self._changes.set_segments([[(place, 0), (place, 1)] for place, _text in view.marks])
+        for lines, places in ((self._changes, view.marks), (self._onsets, view.onsets)):
+            lines.set_segments([[(place, 0), (place, 1)] for place, _text in places])
         for note in self._notes:
             note.remove()
+        marks = [(*mark, GREY) for mark in view.marks] + [(*on, TROUBLE) for on in view.onsets]
         # Where there are many, the last ones are named: all names would cover each other.
-        named = view.marks[-_NOTES:]
+        named = marks[-_NOTES:]
         self._notes = [self._note(*mark, row) for row, mark in enumerate(named)]
 
-    def _note(self, place: float, text: str, row: int) -> Text:
+    def _note(self, place: float, text: str, shade: str, row: int) -> Text:
         left, right = self._axes.get_xlim()
         leftwards = place > (left + right) / 2
         text = f"{abbreviated(text, 44)} " if leftwards else f" {abbreviated(text, 44)}"
         note = self._axes.text(place, 1 - (row + 0.15) * _NOTE_HEIGHT, text, fontsize=8)
-        note.set(ha="right" if leftwards else "left", va="top", color=GREY, clip_on=True)
+        note.set(ha="right" if leftwards else "left", va="top", color=shade, clip_on=True)
         note.set_in_layout(False)
         note.set_transform(self._axes.get_xaxis_transform())
         return verbatim(note)

@@ -1,12 +1,15 @@
 """The panels: artists on a matplotlib figure that are brought up to date with a `View`."""
 
 import textwrap
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..documents import Array
@@ -16,6 +19,7 @@ from .artists import (
     INK,
     LEGEND,
     PLAIN,
+    SHADE,
     TROUBLE,
     clean,
     extremes,
@@ -141,15 +145,27 @@ class _Newest:
         (self._fitted,) = pattern.plot([], [], color=INK, lw=0.9)
         (self._residual,) = difference.plot([], [], color="0.4", lw=0.8)
         difference.axhline(0, color=FAINT, lw=1, zorder=1)
+        self._shades = [_Shades(axes) for axes in (pattern, difference)]
         self._waiting = waiting(pattern)
         self._title = verbatim(pattern.set_title("", **PLAIN))
         pattern.set_ylabel("intensity")
         pattern.tick_params(labelbottom=False)
         difference.set_ylabel("difference")
         difference.yaxis.set_major_locator(MaxNLocator(3))
-        self._legend = pattern.legend(
-            [self._measured, self._fitted],
-            ["measured", "fit"],
+        self._legend: Any = None
+        self._shown: bool | None = None
+        self._build_legend(unexplained=False)
+
+    def _build_legend(self, *, unexplained: bool) -> None:
+        if unexplained is self._shown:
+            return
+        if self._legend is not None:
+            self._legend.remove()
+        self._shown = unexplained
+        shade = [Patch(facecolor=SHADE, lw=0)] if unexplained else []
+        self._legend = self._pattern.legend(
+            [self._measured, self._fitted, *shade],
+            ["measured", "fit", "not explained"][: 2 + len(shade)],
             loc="upper left",
             bbox_to_anchor=(1, 1),
             frameon=False,
@@ -161,6 +177,9 @@ class _Newest:
 
     def show(self, view: View) -> None:
         latest = view.latest
+        for shades in self._shades:
+            shades.show(view.unexplained, view)
+        self._build_legend(unexplained=bool(view.unexplained))
         for axes in (self._pattern, self._difference):
             axes.tick_params(labelleft=latest is not None)
         self._legend.set_visible(latest is not None)
@@ -196,6 +215,29 @@ class _Newest:
         self._difference.set_xlabel("" if view.components is None else view.components.label)
         for line in (self._measured, self._fitted, self._residual):
             line.set_data([], [])
+
+
+class _Shades:
+    """Bands over the parts of the axis where something is not explained."""
+
+    #: Narrower ones could not be seen, as part of the axis.
+    _NARROWEST = 0.006
+
+    def __init__(self, axes: Axes) -> None:
+        self._bands = PolyCollection([], facecolors=SHADE, linewidths=0, zorder=0.5)
+        self._bands.set_transform(axes.get_xaxis_transform())
+        axes.add_collection(self._bands, autolim=False)
+
+    def show(self, ranges: Sequence[tuple[float, float]], view: View) -> None:
+        if view.components is None or not ranges:
+            self._bands.set_verts([])
+            return
+        least = self._NARROWEST * float(np.ptp(view.components.x)) / 2
+        ends = [
+            (min(low, (low + high) / 2 - least), max(high, (low + high) / 2 + least))
+            for low, high in ranges
+        ]
+        self._bands.set_verts([[(a, 0), (b, 0), (b, 1), (a, 1)] for a, b in ends])
 
 
 class _Quality:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bluesky.callbacks.mpl_plotting import QtAwareCallback
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ from ..errors import InputError
 from .canvas import has_loop, is_qt, new_figure, offscreen_figure, teleports
 from .panels import Panels
 from .saving import SavePath
-from .view import Story, View
+from .view import Amounts, Story, View
 
 __all__ = ["LiveNMFPlot"]
 
@@ -32,10 +32,10 @@ _SHARE = 4
 class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
     """Draw an analysis run while it grows, or a stored one that is replayed.
 
-    It shows the weights against the independent variable, the components, the newest pattern
-    with its reconstruction, and R-factor and lag; above them how the fit stands, and in red what
-    went wrong. A run that continues another one (components were added or removed) goes on in
-    the same picture; any other run begins a new one.
+    It shows the weights, or the fractions, against the independent variable, the components, the
+    newest pattern with its reconstruction, and R-factor and lag; above them how the fit stands,
+    and in red what went wrong. A run that continues another one (components were added or
+    removed) goes on in the same picture; any other run begins a new one.
 
     It may be called from any thread. Documents are taken in the thread that calls, which costs
     microseconds. A window is drawn in its own thread, woken by bluesky's teleporter (Qt) and by
@@ -44,6 +44,9 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
 
     Parameters
     ----------
+    show : {"weights", "fractions"}, optional
+        What is drawn of each component: its weights as they are, or fractions of the fitted
+        intensity (weight times area of the component, by the sum of these).
     fig : matplotlib.figure.Figure, optional
         A figure to draw on, which is cleared; by default a new one.
     save : str or Path, optional
@@ -75,7 +78,8 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
     Raises
     ------
     InputError
-        For a `save` with unknown fields or type of file, or a `max_rate` that is not positive.
+        For a `show` that is neither, a `save` with unknown fields or type of file, or a `max_rate`
+        that is not positive.
 
     Examples
     --------
@@ -86,6 +90,7 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
     def __init__(
         self,
         *,
+        show: Amounts = "weights",
         fig: Figure | None = None,
         save: str | Path | None = None,
         max_rate: float = 5.0,
@@ -93,9 +98,12 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
         use_teleporter: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if show not in get_args(Amounts):
+            raise InputError(f"show: expected 'weights' or 'fractions', got {show!r}")
         if not max_rate > 0:
             raise InputError(f"max_rate: expected drawings a second, more than 0, got {max_rate}")
         filetypes = offscreen_figure().canvas.get_supported_filetypes()
+        self._amounts = show
         self._save = None if save is None else SavePath(save, filetypes)
         self.figure = new_figure() if fig is None else fig
         self.figure.clear()
@@ -242,7 +250,7 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
 
     def _view(self, story: Story) -> View:
         with self._knowing:
-            view = story.view()
+            view = story.view(self._amounts)
         if self.error is None:
             return view
         return view.with_trouble(f"this figure: {type(self.error).__name__}: {self.error}")

@@ -2,16 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..documents import PATTERN_NUMBER, AnalysisReader, Array, Latest
+from ..unknowns import Alarm
 
-__all__ = ["Abscissa", "Components", "Story", "View"]
+__all__ = ["Abscissa", "Amounts", "Components", "Story", "View"]
+
+#: What is drawn of each component: `AnalysisReader` has a table of the name.
+Amounts = Literal["weights", "fractions"]
 
 #: Where the maxima of the components differ by more than this, bare weights mislead the eye.
 _COMPARABLE = 5.0
+#: Alarms that are told; the ranges of all are shaded.
+_ALARMS = 2
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,16 @@ class View:
     abscissa : Abscissa
         What the rows are drawn against.
     weights, errors : ndarray (N, K)
-        In units of ``weight_label``; errors are NaN where none was published.
+        Weights, or fractions, in units of ``weight_label``; errors are NaN where none was
+        published.
+    most : float
+        What they cannot exceed: 1 for fractions.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
+    unexplained : tuple of (float, float)
+        Where on the axis something stands out that the components do not explain.
+    onsets : tuple of (float, str)
+        Since when, on the abscissa.
     components : Components or None
         As of the last snapshot.
     latest : Latest or None
@@ -74,7 +87,10 @@ class View:
     weights: Array
     errors: Array
     weight_label: str
+    most: float
     marks: tuple[tuple[float, str], ...]
+    unexplained: tuple[tuple[float, float], ...]
+    onsets: tuple[tuple[float, str], ...]
     components: Components | None
     latest: Latest | None
     r_factor: Array
@@ -93,7 +109,7 @@ class _Past:
     uid: str | None = None
     names: tuple[str, ...] = ()
     slots: dict[str, int] = field(default_factory=dict)
-    errors: dict[str, Array] = field(default_factory=dict)
+    errors: dict[tuple[Amounts, str], Array] = field(default_factory=dict)
     r_factor: Array = field(default_factory=lambda: np.empty(0))
     lag: Array = field(default_factory=lambda: np.empty(0))
     changes: tuple[tuple[int, str, str], ...] = ()
@@ -123,26 +139,33 @@ class Story:
         """Whether it goes on from another run."""
         return self._past.uid is not None
 
-    def view(self) -> View:
+    def view(self, show: Amounts = "weights") -> View:
         """Gather what there is to draw now."""
         reader = self.reader
-        weights, n = reader.weights, reader.n_patterns
+        weights: Array = getattr(reader, show)
+        n = reader.n_patterns
         abscissa = _abscissa(reader, n)
-        scales, weight_label = _scales(reader.components, weights.shape[1])
+        scales, weight_label, most = np.ones(weights.shape[1]), "fraction of the intensity", 1.0
+        if show == "weights":
+            (scales, weight_label), most = _scales(reader.components, len(scales)), np.inf
         rejected = (*self._past.rejected, *reader.rejected)
+        alarms = _standing(reader)
         return View(
             dataset=self._dataset,
             headline=_headline(reader.start or {}),
             status=_status(reader, n),
-            trouble=_trouble(reader, rejected, weights),
+            trouble=_trouble(reader, rejected, weights, alarms, show),
             names=reader.names,
             fixed=reader.fixed,
             slots=tuple(self._slots[name] for name in reader.names),
             abscissa=abscissa,
             weights=weights * scales,
-            errors=self._errors(n) * scales,
+            errors=self._errors(n, show) * scales,
             weight_label=weight_label,
+            most=most,
             marks=_marks(self._changes(), abscissa),
+            unexplained=tuple(ends for alarm in alarms for ends in alarm.ranges),
+            onsets=_onsets(alarms, abscissa),
             components=_components(reader),
             latest=reader.latest,
             r_factor=self._rows(self._past.r_factor, reader.r_factor, n),
@@ -152,7 +175,11 @@ class Story:
 
     def _as_past(self) -> _Past:
         reader, n = self.reader, self.reader.n_patterns
-        errors = dict(zip(reader.names, self._errors(n).T, strict=True))
+        errors = {
+            (show, name): column
+            for show in get_args(Amounts)
+            for name, column in zip(reader.names, self._errors(n, show).T, strict=True)
+        }
         return _Past(
             reader.uid,
             reader.names,
@@ -172,10 +199,11 @@ class Story:
         rows[first : first + len(published)] = published[: n - first]
         return rows
 
-    def _errors(self, n: int) -> Array:
-        published, nothing = self.reader.errors, np.empty(0)
+    def _errors(self, n: int, show: Amounts) -> Array:
+        reader, nothing = self.reader, np.empty(0)
+        published = reader.errors if show == "weights" else reader.fraction_errors
         columns = [
-            self._rows(self._past.errors.get(name, nothing), published[:, k], n)
+            self._rows(self._past.errors.get((show, name), nothing), published[:, k], n)
             for k, name in enumerate(self.reader.names)
         ]
         return np.column_stack(columns) if columns else np.empty((n, 0))
@@ -277,6 +305,22 @@ def _marks(
     return tuple((place, f"{', '.join(texts)} (after {n})") for (place, n), texts in marks.items())
 
 
+def _standing(reader: AnalysisReader) -> list[Alarm]:
+    """Give the alarms that are of the present model: what changed it begins anew."""
+    changed = reader.changes[-1][0] if reader.changes else 0
+    return [alarm for alarm in reader.alarms if alarm.n_patterns > changed]
+
+
+def _onsets(alarms: Sequence[Alarm], abscissa: Abscissa) -> tuple[tuple[float, str], ...]:
+    """Place the patterns since when something is not explained."""
+    x, places = abscissa.values, dict.fromkeys(alarm.since for alarm in alarms)
+    return tuple(
+        (float(x[since - 1]), f"not explained from {since} on")
+        for since in places
+        if since <= len(x)
+    )
+
+
 def _headline(start: Mapping[str, Any]) -> str:
     sample = start.get("sample_name") or start.get("sample")
     if isinstance(sample, Mapping):
@@ -314,7 +358,11 @@ def _state(reader: AnalysisReader, n: int) -> str:
 
 
 def _trouble(
-    reader: AnalysisReader, rejected: Sequence[tuple[int, str]], weights: Array
+    reader: AnalysisReader,
+    rejected: Sequence[tuple[int, str]],
+    weights: Array,
+    alarms: Sequence[Alarm],
+    show: Amounts,
 ) -> tuple[str, ...]:
     lines = []
     stop = reader.stop or {}
@@ -323,6 +371,7 @@ def _trouble(
     elif stop and len(weights) and _state(reader, len(weights)) != "converged":
         lines.append("the run ended before its fit converged")
     lines += list(dict.fromkeys(reader.faults))[-2:]
+    lines += [alarm.text for alarm in alarms[-_ALARMS:]]
     if rejected:
         seq_num, reason = rejected[-1]
         many = "1 pattern" if len(rejected) == 1 else f"{len(rejected):,} patterns"
@@ -331,5 +380,5 @@ def _trouble(
     undrawn = int((~np.isfinite(weights)).any(axis=1).sum())
     if undrawn:
         patterns = "1 pattern is" if undrawn == 1 else f"{undrawn:,} patterns are"
-        lines.append(f"{patterns} not drawn: weights not received, or no numbers")
+        lines.append(f"{patterns} not drawn: {show} not received, or no numbers")
     return tuple(lines)

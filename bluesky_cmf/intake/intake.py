@@ -13,9 +13,10 @@ from ..errors import CMFError, PatternError
 from .files import Files
 from .items import Arrival, Closed, Opened, Refused
 from .joining import Joining, Row
+from .reading import arrival_of, waits
 from .source import Source
 from .streams import Stream, open_stream
-from .values import numbers, scalar
+from .values import scalar
 
 __all__ = ["Intake"]
 
@@ -160,12 +161,12 @@ class Intake:
     def _unjoined(self, joining: Joining) -> Iterator[Item]:
         stream = joining.stream
         for row in joining.rest():
-            missing = sorted(stream.in_files - row.values.keys())
+            missing = sorted(stream.in_files - row.values.keys() - {stream.errors_key})
             if missing:
                 error = PatternError(f"no frame of {', '.join(map(repr, missing))} came for it")
                 yield self._refused(stream, row.seq_num, error)
             else:
-                # It was measured, only its event did not come: an aborted scan.
+                # It was measured, only its event did not come (an aborted scan), or its errors.
                 yield from self._arrived(stream, row)
 
     def _forget_run(self, run: str, streams: Iterable[str]) -> None:
@@ -193,7 +194,8 @@ class Intake:
             if stream.in_files:
                 self._joining[doc["uid"]] = Joining(stream)
         else:
-            wanted = self.source.independent or ()
+            source = self.source
+            wanted = (*(source.independent or ()), *filter(None, [source.monitor]))
             keys = tuple(key for key in doc["data_keys"] if key.endswith(wanted))
             self._others[doc["uid"]] = run, keys
             for key in keys:
@@ -212,7 +214,7 @@ class Intake:
             if stream.key or not stream.reported:
                 yield self._refused(stream, _seq_num(doc), stream.fault)
             stream.reported = True
-        elif stream.run in self._held or self._waits(stream, doc):
+        elif stream.run in self._held or waits(stream, doc, self._files):
             yield from self._hold(stream, doc)
         else:
             yield from self._taken(stream, doc)
@@ -252,7 +254,7 @@ class Intake:
         try:
             uid = row.uid if row.event is None else row.event.get("uid")
             self._remember_uid(stream.run, uid)
-            arrival = self._arrival(stream, row)
+            arrival = arrival_of(stream, row, self._files, self._readings[stream.run])
         except CMFError as error:
             yield self._refused(stream, row.seq_num, error)
         except Exception as error:
@@ -271,61 +273,11 @@ class Intake:
         if uid is not None:
             seen.add(uid)
 
-    def _arrival(self, stream: Stream, row: Row) -> Arrival:
-        event = row.event or {}
-        values = {v.field: stream.constants.get(v.field, math.nan) for v in stream.variables}
-        measured = scalar(event.get("time", math.nan))
-        for name in values:
-            if name == "time":
-                values[name] = measured
-            elif name in row.values:
-                values[name] = row.values[name]  # type: ignore[assignment]
-            elif name in event.get("data", ()):
-                values[name] = scalar(event["data"][name])
-            elif name in stream.elsewhere:
-                values[name] = self._readings[stream.run].get(name, math.nan)
-        return Arrival(
-            run=stream.run,
-            stream=stream.name,
-            seq_num=row.seq_num,
-            time=measured,
-            pattern=self._value(stream, row, stream.key),
-            x=self._value(stream, row, stream.x_key) if stream.x_key else stream.x,
-            x_name=stream.x_name,
-            x_units=stream.x_units,
-            variables=stream.variables,
-            values=values,
-            declared=stream.declared,
-        )
-
-    def _value(self, stream: Stream, row: Row, key: str) -> Any:
-        """Give the numbers of a data key, or where they are to be read."""
-        if key in row.values:
-            return row.values[key]
-        event = row.event or {}
-        if key not in event["data"]:
-            raise PatternError(f"no value for data key {key!r} in the event")
-        value = event["data"][key]
-        if not _in_file(stream, event, key):
-            return numbers(value, key)
-        reference = self._files.value(value, key)
-        if reference is None:
-            raise PatternError(f"{key!r} is in a file that no document names: {value!r}")
-        return reference
-
     def _refused(self, stream: Stream, seq_num: int, error: CMFError) -> Refused:
         skipped = stream.run in self._skipped
         return Refused(stream.run, seq_num, error, stream.variables, skipped)
 
     # --- files -----------------------------------------------------------------------------
-
-    def _waits(self, stream: Stream, doc: Doc) -> bool:
-        """Tell whether a datum of the event has not come yet."""
-        data = doc.get("data") or {}
-        return any(
-            key in data and _in_file(stream, doc, key) and self._files.value(data[key], key) is None
-            for key in (stream.key, stream.x_key)
-        )
 
     def _hold(self, stream: Stream, doc: Doc) -> Iterator[Item]:
         """Keep an event until its datum comes; not for ever, for others wait behind it."""
@@ -346,9 +298,11 @@ class Intake:
     def _released(self, run: str) -> Iterator[Item]:
         """Take the events that were held, up to the first one that still waits."""
         events = self._held[run]
-        while events and not self._waits(self._streams[events[0]["descriptor"]], events[0]):
-            event = events.pop(0)
-            yield from self._taken(self._streams[event["descriptor"]], event)
+        while events:
+            stream = self._streams[events[0]["descriptor"]]
+            if waits(stream, events[0], self._files):
+                break
+            yield from self._taken(stream, events.pop(0))
         if not events:
             del self._held[run]
 
@@ -407,16 +361,6 @@ def _seq_num(event: Doc) -> int:
     except (KeyError, TypeError):
         number = scalar(event.get("seq_num"))
         return int(number) if number.is_integer() else 0
-
-
-def _in_file(stream: Stream, event: Doc, key: str) -> bool:
-    """Tell whether an event has the name of a datum in the place of the value."""
-    if not isinstance(event["data"].get(key), str):
-        return False
-    filled = event.get("filled") or {}
-    if key in filled:
-        return not filled[key]
-    return bool((stream.descriptor["data_keys"].get(key) or {}).get("external"))
 
 
 def _exit_status(stop: Doc) -> str:

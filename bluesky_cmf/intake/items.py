@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..documents import Independent
-from ..errors import CMFError
+from ..errors import CMFError, PatternError
 from .values import numbers, scalar
 
 __all__ = ["Arrival", "Closed", "Opened", "Reference", "Refused"]
@@ -37,7 +37,8 @@ class Arrival:
     """One pattern as it was measured: copies, so that nobody else can change them.
 
     What stands in files is a reference, until `loaded` reads it. ``declared`` is the shape that
-    the descriptor declares of all collections of one event, where it does.
+    the descriptor declares of all collections of one event, where it does; ``errors`` are standard
+    errors, where a data key of them was asked for, and ``doubt`` says why there are none then.
     """
 
     run: str
@@ -51,6 +52,9 @@ class Arrival:
     variables: tuple[Independent, ...]
     values: Mapping[str, "float | Reference"]
     declared: tuple[int, ...] = ()
+    errors: Array | Reference | None = None
+    doubt: str = ""
+    monitor: "float | Reference | None" = None
 
     def loaded(self) -> "Loaded":
         """Read what stands in files.
@@ -61,25 +65,42 @@ class Arrival:
             Where a file cannot be read, or holds no numbers.
         """
         pattern = _read(self.pattern, "the pattern")
+        errors, doubt = self._errors()
         return Loaded(
             pattern=pattern,
             collections=pattern.ndim > 1 and pattern.ndim == len(self.declared),
             x=None if self.x is None else _read(self.x, self.x_name),
             values={name: _read_scalar(value) for name, value in self.values.items()},
+            errors=errors,
+            doubt=doubt,
+            monitor=None if self.monitor is None else _read_scalar(self.monitor),
         )
+
+    def _errors(self) -> tuple[Array | None, str]:
+        """Read the errors; the pattern is used without them where they cannot be read."""
+        if self.errors is None:
+            return None, self.doubt
+        try:
+            return _read(self.errors, "the errors"), ""
+        except PatternError as error:
+            return None, str(error)
 
 
 @dataclass(frozen=True)
 class Loaded:
     """The values of an `Arrival`: a pattern (F,) or frames (…, rows, columns), and its axis.
 
-    ``collections`` says that the first axis of the pattern counts the collections of one event.
+    ``collections`` says that the first axis of the pattern counts the collections of one event;
+    ``errors`` and ``doubt`` are those of the `Arrival`, ``monitor`` is the value of the monitor.
     """
 
     pattern: Array
     collections: bool
     x: Array | None
     values: Mapping[str, float]
+    errors: Array | None = None
+    doubt: str = ""
+    monitor: float | None = None
 
 
 @dataclass(frozen=True)

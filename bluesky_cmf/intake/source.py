@@ -29,16 +29,28 @@ class Source:
         What weights are drawn against; None: the dimensions in the start document's hints.
     stream : str
         Name of the stream.
+    errors : str or None
+        Data key of the patterns' standard errors, as that of the pattern.
+    monitor : str or None
+        Data key of the monitor, in the event, the configuration or the start document.
     """
 
     pattern: str
     x: str | Array | None
     independent: tuple[str, ...] | None
     stream: str
+    errors: str | None = None
+    monitor: str | None = None
 
 
 def as_source(
-    pattern: str, *, x: str | npt.ArrayLike | None, independent: Any, stream: str
+    pattern: str,
+    *,
+    x: str | npt.ArrayLike | None,
+    independent: Any,
+    stream: str,
+    errors: str | None = None,
+    monitor: str | None = None,
 ) -> Source:
     """Check what the user says of where patterns stand.
 
@@ -55,7 +67,7 @@ def as_source(
     axis: str | Array | None = x if isinstance(x, str) or x is None else _axis(x)
     if axis is not None and not len(axis):
         raise InputError("x: expected a data key or numbers (F,), got nothing")
-    return Source(pattern, axis, independent, stream)
+    return Source(pattern, axis, independent, stream, errors, monitor)
 
 
 def _names(independent: Any) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 Doc = Mapping[str, Any]
+#: Data keys of the stream, values and keys of the configuration, the start document, and data keys
+#: of other streams: where a number may stand.
+_Places = tuple[Doc, Mapping[str, tuple[Any, Doc]], Doc, set[str]]
 
 
 @dataclass
@@ -35,10 +39,14 @@ class Stream:
         What weights are drawn against.
     constants : dict
         Values of those that stay the same in the run.
-    elsewhere : frozenset of str
+    elsewhere : set of str
         Those that are read in another stream of the run.
-    key, x_key : str
-        Data keys of the pattern and of its axis; "" where it is in no event.
+    key, x_key, errors_key : str
+        Data keys of the pattern, of its axis and of its errors; "" where it is in no event.
+    doubt : str
+        Why there are no errors though a data key was given.
+    monitor : str
+        Name of the monitor; "" where there is none.
     x : ndarray (F,) or None
         The axis, where it is in no event.
     in_files : frozenset of str
@@ -59,9 +67,12 @@ class Stream:
     descriptor: Doc
     variables: tuple[Independent, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
-    elsewhere: frozenset[str] = frozenset()
+    elsewhere: AbstractSet[str] = frozenset()
     key: str = ""
     x_key: str = ""
+    errors_key: str = ""
+    doubt: str = ""
+    monitor: str = ""
     x: Array | None = None
     x_name: str = "index"
     x_units: str = ""
@@ -94,7 +105,8 @@ def open_stream(source: Source, start: Doc, descriptor: Doc, others: Iterable[st
         keys = descriptor["data_keys"]
         stream.key = _find(source.pattern, keys, "pattern", source.stream)
         configuration = _configuration(descriptor)
-        _find_variables(stream, source, start, configuration, set(others))
+        _find_errors(stream, source, keys)
+        _find_variables(stream, source, (keys, configuration, start, set(others)))
         if isinstance(source.x, str):
             _find_axis(stream, source.x, keys, configuration, start, source.stream)
         elif source.x is not None:
@@ -113,12 +125,23 @@ def _find_files(stream: Stream, keys: Doc) -> None:
         return str((keys[key] or {}).get("external", "")).startswith("STREAM:")
 
     fields = {variable.field for variable in stream.variables}
-    needed = {stream.key, *([stream.x_key] if stream.x_key else []), *(fields & keys.keys())}
+    fields |= {stream.monitor}
+    needed = {stream.key, stream.x_key, stream.errors_key, *fields} & keys.keys()
     stream.in_files = frozenset(key for key in needed if in_file(key))
     if stream.key in stream.in_files:
         stream.declared = tuple(keys[stream.key].get("shape") or ())
     # Where all is in files a flyer may send no event at all; only the time is nowhere else.
     stream.has_events = "time" in fields or not all(map(in_file, keys))
+
+
+def _find_errors(stream: Stream, source: Source, keys: Doc) -> None:
+    """Find the errors; without them patterns are used all the same, and it is told why."""
+    if source.errors is None:
+        return
+    try:
+        stream.errors_key = _find(source.errors, keys, "errors", source.stream)
+    except DataKeyError as error:
+        stream.doubt = str(error).removeprefix("errors: ")
 
 
 def _find_axis(
@@ -171,48 +194,60 @@ def _configuration(descriptor: Doc) -> dict[str, tuple[Any, Doc]]:
     return found
 
 
-def _find_variables(
-    stream: Stream,
-    source: Source,
-    start: Doc,
-    configuration: Mapping[str, tuple[Any, Doc]],
-    others: set[str],
-) -> None:
-    """Find the independent variables, and the values of those that stay the same in the run."""
-    constants: dict[str, float] = {}
-    units: dict[str, str] = {"time": "s"}
+def _find_variables(stream: Stream, source: Source, places: "_Places") -> None:
+    """Find the independent variables and the monitor, and the values that stay the same."""
+    data_keys, _, start, _ = places
     elsewhere: set[str] = set()
-    data_keys = stream.descriptor["data_keys"]
+    constants: dict[str, float] = {}
+    units: dict[str, str] = {}
     dimensions: list[list[str]] = []
     for fields in _dimensions(source, start):
         found = []
         for wanted in fields:
-            name = wanted
-            if source.independent is not None:
-                name = _full_name(wanted, (data_keys, configuration, start, others))
-            if name == "time":
-                pass
-            elif name in data_keys:
-                units[name] = str((data_keys[name] or {}).get("units") or "")
-            elif name in configuration or name in start:
-                value, key = configuration.get(name, (start.get(name), {}))
-                units[name], constants[name] = str(key.get("units") or ""), scalar(value)
-            elif name in others:
-                units[name] = ""
-                elsewhere.add(name)
-            else:
+            name = wanted if source.independent is None else _full_name(wanted, places)
+            unit = "s" if name == "time" else _place(name, places, constants, elsewhere)
+            if unit is None:
                 _tell_missing(name, source, data_keys)
-                continue
-            found.append(name)
+            else:
+                units[name] = unit
+                found.append(name)
         dimensions.append(found)
     variables = independents(dimensions)
     stream.variables = tuple(
         Independent(v.field, v.key, units[v.field], v.dimension) for v in variables
     )
-    stream.constants, stream.elsewhere = constants, frozenset(elsewhere)
+    stream.constants, stream.elsewhere = constants, elsewhere
+    if source.monitor is not None:
+        stream.monitor = _full_name(source.monitor, places)
+        if _place(stream.monitor, places, constants, elsewhere) is None:
+            # Not the error of another kind of scan: the patterns are there.
+            raise PatternError(
+                f"monitor: no data key {source.monitor!r} in stream {source.stream!r}, "
+                f"configuration or start document; there are {sorted(data_keys)}"
+            )
 
 
-def _full_name(wanted: str, places: Sequence[Iterable[str]]) -> str:
+def _place(
+    name: str, places: "_Places", constants: dict[str, float], elsewhere: set[str]
+) -> str | None:
+    """Give the unit of a number, None where it is nowhere.
+
+    Its value is noted where it stays the same, its name where it is in another stream.
+    """
+    data_keys, configuration, start, others = places
+    if name in data_keys:
+        return str((data_keys[name] or {}).get("units") or "")
+    if name in configuration or name in start:
+        value, key = configuration.get(name, (start.get(name), {}))
+        constants[name] = scalar(value)
+        return str(key.get("units") or "")
+    if name in others:
+        elsewhere.add(name)
+        return ""
+    return None
+
+
+def _full_name(wanted: str, places: "_Places") -> str:
     """Give the exact name, else the one that ends in it, in the first place that has any."""
     if wanted == "time" or any(wanted in place for place in places):
         return wanted

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
 from .fit import Fit
-from .reweighting import Floor, HalfSteps
+from .reweighting import Floor, HalfSteps, grams
 from .rows import Rows
 from .rules import Rules
 from .sweeps import Data, Pace, Sweeps, exact_weights
-from .updates import nnls, weight_errors
+from .updates import nnls
 
 __all__ = ["DivergenceFit", "Reweighted", "ReweightedSweeps"]
 
@@ -72,22 +73,45 @@ class Reweighted(Factorization):
             # Held weights bring it into patterns that nobody solves for now.
             self._look()
 
-    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
-        """Estimate standard errors of weights (M, K): those of the quasi-likelihood.
+    def covariance(
+        self, W: torch.Tensor, start: int, squared: torch.Tensor, noises: Noises
+    ) -> npt.NDArray[Any]:
+        """Estimate covariances of weights (M, K), as (M, K, K), given the components' shapes.
 
-        The variance of a point is taken as proportional to v^(2-β), as counting noise is for the
-        Kullback-Leibler divergence; the factor is Pearson's, from the residual.
+        At v = wH the divergence has the first derivatives H (v^(β-1) - x v^(β-2)) and the second
+        ones H diag((β-1) v^(β-2) + (2-β) x v^(β-3)) Hᵀ. So the noise of the first ones is that
+        of (H v^(β-2)) x.
+
+        Without a noise that is known they are those of the quasi-likelihood: the variance of a
+        point is taken as proportional to v^(2-β), as counting noise is for the Kullback-Leibler
+        divergence, with Pearson's factor, from the residual; the second derivatives are the
+        expected ones then, H diag(v^(β-2)) Hᵀ.
         """
-        parts = [W.new_zeros(0, W.shape[1])]
+        parts = [np.zeros((0, W.shape[1], W.shape[1]))]
         for first, rows in self.X.chunks(start, start + len(W)):
-            weights = W[first - start : first - start + len(rows)]
-            V = (weights @ self.H).clamp_min(self.steps.floor)
-            U, G = self.steps.curvature(self.H, V)
-            free = free_weights(weights, self.held, first)
-            factor = spread((U * (rows - V).square()).sum(1), free, rows.shape[1])
-            add_up = self.rules.total is not None
-            parts.append(weight_errors(free, G, factor, add_up=add_up))
-        return torch.cat(parts)
+            part = slice(first - start, first - start + len(rows))
+            parts.append(self._covariance(W[part], rows, first, noises[part]))
+        return np.concatenate(parts)
+
+    def _covariance(
+        self, W: torch.Tensor, X: torch.Tensor, first: int, noises: Noises
+    ) -> npt.NDArray[Any]:
+        H, rules = self.H, self.rules
+        V = (W @ H).clamp_min(self.steps.floor)
+        U, free = V.pow(rules.beta - 2), free_weights(W, self.held, first)
+        factor = spread((U * (X - V).square()).sum(1), free, X.shape[1])
+        curvature, known = U, [i for i, noise in enumerate(noises) if noise is not None]
+        if known:
+            ratio = self.steps.raised(X[known]) / V[known]
+            curvature = U.clone()
+            curvature[known] *= rules.beta - 1 + (2 - rules.beta) * ratio
+        bread = on_host(grams(H, curvature))
+        meat = factor[:, None, None] * bread
+        shapes, factors = on_host(H), on_host(U)
+        for i, found in known_meat(noises, lambda i: shapes * factors[i]):
+            meat[i] = found
+        bread = bread + rules.l2 * np.eye(len(H))
+        return weight_covariance(bread, meat, free, add_up=rules.total is not None)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Give what is needed to go on later, as plain arrays."""

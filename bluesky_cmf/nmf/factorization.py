@@ -5,10 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .covariance import Noises, on_host
 from .results import scales
 from .rows import Rows
 from .rules import Rules
@@ -76,8 +78,13 @@ class Factorization(ABC):
         """Lower the objective over the free components, given W."""
 
     @abstractmethod
-    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
-        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
+    def covariance(
+        self, W: torch.Tensor, start: int, squared: torch.Tensor, noises: Noises
+    ) -> npt.NDArray[Any]:
+        """Estimate covariances of weights (M, K), as (M, K, K), given the components' shapes.
+
+        Without a noise that is known, a row's is taken from its squared residual of (M,).
+        """
 
     @abstractmethod
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -109,15 +116,17 @@ class Factorization(ABC):
         """Solve for the weights of rows that are new."""
 
 
-def free_weights(W: torch.Tensor, held: Rows | None, start: int) -> torch.Tensor:
-    """Give weights (M, K) of rows from ``start`` on with zeros where they are held."""
-    if held is None:
-        return W
-    return torch.where(held.tensor(start, start + len(W)).isnan(), W, 0.0)
+def free_weights(W: torch.Tensor, held: Rows | None, start: int) -> npt.NDArray[Any]:
+    """Tell which weights (M, K) of rows from ``start`` on are positive and not held."""
+    free: npt.NDArray[Any] = on_host(W) > 0
+    if held is not None:
+        free &= np.isnan(on_host(held.tensor(start, start + len(W))))
+    return free
 
 
-def spread(total: torch.Tensor, free: torch.Tensor, n_features: int) -> torch.Tensor:
+def spread(total: torch.Tensor, free: npt.NDArray[Any], n_features: int) -> npt.NDArray[Any]:
     """Divide sums over points (M,) by the points that are left beside the free weights (M, K)."""
     # With one point for each weight nothing is left to take the noise from.
-    spare = (n_features - (free > 0).sum(1)).to(total.dtype)
-    return torch.where(spare > 0, total / spare.clamp_min(1), math.nan)
+    spare = n_features - free.sum(1)
+    share: npt.NDArray[Any] = on_host(total) / np.where(spare > 0, spare, math.nan)
+    return share

@@ -8,11 +8,12 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
 from .kernels import kernels_for
 from .rows import Rows
 from .rules import Rules
-from .updates import coordinate_descent, solve_rows, weight_errors
+from .updates import coordinate_descent, solve_rows
 
 __all__ = ["Factors"]
 
@@ -115,11 +116,23 @@ class Factors(Factorization):
         sizes = self.G.diagonal().tolist()
         return [k for k in self.rules.free if sizes[k] <= 0]
 
-    def errors(self, W: torch.Tensor, start: int, squared: torch.Tensor) -> torch.Tensor:
-        """Estimate standard errors of weights (M, K), given their squared residuals (M,)."""
-        free = free_weights(W, self.held, start)
-        variance = spread(squared, free, self.X.n_features)
-        return weight_errors(free, self.G, variance, add_up=self.rules.total is not None)
+    def covariance(
+        self, W: torch.Tensor, start: int, squared: torch.Tensor, noises: Noises
+    ) -> npt.NDArray[Any]:
+        """Estimate covariances of weights (M, K), as (M, K, K), given the components' shapes.
+
+        The second derivatives of ½‖x - wH‖² are HHᵀ, and the penalty's come to them; the noise of
+        its first derivatives is that of Hx. Noise that is taken from the residual is the same
+        in all points.
+        """
+        free, rules = free_weights(W, self.held, start), self.rules
+        gram, variance = on_host(self.G), spread(squared, free, self.X.n_features)
+        meat = variance[:, None, None] * gram
+        shapes = on_host(self.H)
+        for i, known in known_meat(noises, lambda _: shapes):
+            meat[i] = known
+        bread = gram + rules.l2 * np.eye(len(gram)) if rules.l2 else gram
+        return weight_covariance(bread, meat, free, add_up=rules.total is not None)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""

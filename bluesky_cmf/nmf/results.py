@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .fractions import areas, fractions
 from .rows import Frozen
 
 __all__ = ["FitResult", "RowFit", "relative", "scales"]
@@ -24,9 +25,9 @@ class RowFit:
     ----------
     weights : ndarray (M, K)
         Weights of the components.
-    errors : ndarray (M, K)
-        Standard errors of the weights, given the components' shapes; 0 where a weight is held
-        at its bound, NaN where they are not defined.
+    covariance : ndarray (M, K, K)
+        Covariances of the weights of each row, given the components' shapes; 0 where a weight
+        is held or at its bound, NaN where they are not defined.
     r_factor : ndarray (M,)
         ``sqrt(sum((x - wH)²) / sum(x²))``.
     unexplained : ndarray (M,)
@@ -36,10 +37,17 @@ class RowFit:
     """
 
     weights: Array
-    errors: Array
+    covariance: Array
     r_factor: Array
     unexplained: Array
     reconstruction: Array
+
+    @cached_property
+    def errors(self) -> Array:
+        """Standard errors of the weights, (M, K): square roots of the covariances' diagonals."""
+        variance = np.diagonal(self.covariance, axis1=1, axis2=2)
+        errors: Array = np.sqrt(variance.clip(0))
+        return errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +104,27 @@ class FitResult:
     def components(self) -> Array:
         """The components, (K, F)."""
         return _frozen(self._H / self._scale.to(self._H.dtype)[:, None])
+
+    def fractions(self, x: npt.ArrayLike | None = None) -> Array:
+        """Give the part that each component has in the intensity of each pattern's fit.
+
+        Parameters
+        ----------
+        x : array_like (F,), optional
+            Axis that components are integrated over; by default the points are taken as evenly
+            spaced.
+
+        Returns
+        -------
+        ndarray (N, K)
+            Weight times area of the component, by the sum of these; NaN where that is zero.
+
+        Raises
+        ------
+        InputError
+            Where the axis has another length than the components.
+        """
+        return fractions(self.weights, areas(self.components, x))
 
     @cached_property
     def r_factor(self) -> Array:

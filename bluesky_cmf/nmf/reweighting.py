@@ -14,7 +14,7 @@ from .kernels import kernels_for
 from .rules import Rules
 from .updates import solve_rows
 
-__all__ = ["Floor", "HalfSteps"]
+__all__ = ["Floor", "HalfSteps", "grams"]
 
 #: Passes of coordinate descent on the components for each reweighting.
 _PASSES = 4
@@ -22,6 +22,11 @@ _PASSES = 4
 _TRIALS, _SHORTER, _STILL = 5, 0.25, 1e-7
 _RIDGE = 1e-12
 _NONE_HELD = np.zeros((0, 0))
+
+
+def grams(H: torch.Tensor, U: torch.Tensor) -> torch.Tensor:
+    """Give H diag(u) Hᵀ for each row of U (M, F), as (M, K, K)."""
+    return torch.stack([(U * h) @ H.T for h in H], 1)
 
 
 class Floor:
@@ -121,7 +126,7 @@ class HalfSteps:
             if self._kernels is None:
                 X = piece.double()
                 U, G = self.curvature(H, (W[part] @ H).clamp_min(self.floor))
-                C = (U * self._raised(X)) @ H.T
+                C = (U * self.raised(X)) @ H.T
                 W[part] = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
                 continue
             rules = self.rules
@@ -215,14 +220,14 @@ class HalfSteps:
             H diag(u) Hᵀ for each row.
         """
         U = V.pow(self.rules.beta - 2)
-        return U, torch.stack([(U * h) @ H.T for h in H], 1)
+        return U, grams(H, U)
 
     # --- the same in torch -----------------------------------------------------------------
 
     def _diverge(self, X: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
-        return elementwise(self._raised(X), V, self.rules.beta).clamp_min(0)
+        return elementwise(self.raised(X), V, self.rules.beta).clamp_min(0)
 
-    def _raised(self, X: torch.Tensor) -> torch.Tensor:
+    def raised(self, X: torch.Tensor) -> torch.Tensor:
         """Raise intensities to the floor where zero has no finite divergence."""
         return X.clamp_min(self.floor) if self.rules.beta <= 0 else X
 
@@ -236,7 +241,7 @@ class HalfSteps:
         fit: torch.Tensor,
     ) -> tuple[float, float]:
         rules = self.rules
-        raised = self._raised(X)
+        raised = self.raised(X)
         if held is not None:
             W[:] = torch.where(held.isnan(), W, held)
         found = self._row_values(X, W, H)
@@ -285,7 +290,7 @@ class HalfSteps:
         if len(left):
             left += self._diverge(X, V).sum(0)
         U = V.pow(self.rules.beta - 2)
-        rest = self._raised(X) - kept @ H
+        rest = self.raised(X) - kept @ H
         C += W[:, free].T @ (U * rest)
         pairs = W[:, free, None] * W[:, None, free]
         G += torch.einsum("nab,nf->abf", pairs, U)

@@ -13,6 +13,7 @@ from .blocks import Blocks
 from .checkpoint import FIT_STATE, checked_state
 from .components import Components, as_patterns
 from .constraints import checked_count, checked_number, checked_seconds
+from .covariance import Noises, given, on_host
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
 from .fit import Fit
@@ -279,18 +280,52 @@ class StreamingNMF:
         self._exact = True
         return self._publish(started, self._fit.objective, converged=False)
 
-    def rows(self, start: int = 0, stop: int | None = None) -> RowFit:
-        """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit."""
+    def rows(
+        self, start: int = 0, stop: int | None = None, *, noises: Noises | None = None
+    ) -> RowFit:
+        """Tell how the patterns from ``start`` to ``stop`` are explained by the latest refit.
+
+        Parameters
+        ----------
+        start, stop : int, optional
+            Which patterns, as slices take them.
+        noises : sequence of callable or None, optional
+            The noise of each of these patterns: a callable that gives, for vectors (K, F) in
+            float64, the covariance (K, K) of ``vectors @ pattern``. None, for one or for all,
+            takes it from the residual: the same in all points for least squares, in proportion
+            to v^(2-β) at the fit v for the β-divergence.
+
+        Returns
+        -------
+        RowFit
+
+        Raises
+        ------
+        InputError
+            Where ``noises`` is none for each of the patterns, or gives another shape.
+
+        Notes
+        -----
+        Covariances are Huber and White's sandwich, ``bread⁻¹ · meat · bread⁻¹``, on the weights
+        that are positive and not held (on their plane, where they add up to 1): the bread holds
+        the second derivatives of the loss and the penalty, the meat is the covariance of the
+        first ones. For ½‖x - wH‖² these are HHᵀ and the noise of Hx. For the β-divergence they
+        are H diag((β-1) v^(β-2) + (2-β) x v^(β-3)) Hᵀ and the noise of (H v^(β-2)) x. They are
+        conditional on the components' shapes, which are taken as exact, and do not hold near
+        zero, where a weight cannot scatter to both sides (White, Econometrica 50, 1 (1982)).
+        """
         factors = self._fit.factors
         start, stop, _ = slice(start, stop).indices(len(factors))
         H, W = factors.H, factors.W.tensor(start, stop)
+        noises = given(noises, len(W))
         squared, over, total = self._residual_sums(W, H, start, stop)
         scale = factors.scale
-        errors = factors.errors(W, start, squared) * scale
+        size = on_host(scale)
+        covariance = factors.covariance(W, start, squared, noises) * (size[:, None] * size)
         fit = W[-1] @ H if len(W) else H.new_zeros(self.n_features)
         return RowFit(
             weights=(W * scale).cpu().numpy(),
-            errors=errors.cpu().numpy(),
+            covariance=covariance,
             r_factor=relative(squared, self._X.norms[start:stop]).sqrt().cpu().numpy(),
             unexplained=relative(over, total).cpu().numpy(),
             reconstruction=fit.to(self.dtype).cpu().numpy(),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "solve_rows", "weight_errors"]
+__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "solve_rows"]
 
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
@@ -223,46 +223,8 @@ def _last_only(wrong: torch.Tensor) -> torch.Tensor:
 
 def _solve_passive(C: torch.Tensor, G: torch.Tensor, passive: torch.Tensor) -> torch.Tensor:
     """Solve G w = c on the passive sets, with zeros elsewhere."""
-    matrices = _restrict(G, passive)
+    both = passive[:, :, None] & passive[:, None, :]
+    # One matrix per row, (N, K, K): G on the passive set, the identity elsewhere.
+    matrices = torch.where(both, G, torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
     solved: torch.Tensor = torch.linalg.solve(matrices, torch.where(passive, C, 0.0))
     return solved
-
-
-def _restrict(G: torch.Tensor, passive: torch.Tensor) -> torch.Tensor:
-    """One matrix per row, (N, K, K): G on the passive set, the identity elsewhere."""
-    both = passive[:, :, None] & passive[:, None, :]
-    return torch.where(both, G, torch.eye(G.shape[-1], dtype=G.dtype, device=G.device))
-
-
-def weight_errors(
-    W: torch.Tensor, G: torch.Tensor, variance: torch.Tensor, *, add_up: bool = False
-) -> torch.Tensor:
-    """Estimate standard errors of weights, given the components' shapes.
-
-    Parameters
-    ----------
-    W : Tensor (N, K)
-        Weights; those that are held have been put to zero.
-    G : Tensor (K, K) or (N, K, K)
-        Gram matrix of the components, or one for each row.
-    variance : Tensor (N,)
-        Variance of one point of each pattern.
-    add_up : bool, optional
-        The weights of a row add up to a total, so that they scatter against each other.
-
-    Returns
-    -------
-    Tensor (N, K)
-        Square roots of the diagonal of variance · G⁻¹ on the positive weights, on the plane of
-        the total where there is one; 0 for a weight that is held, or at zero.
-    """
-    passive = W > 0
-    ridge = (_RIDGE * G.diagonal(dim1=-2, dim2=-1)).clamp_min(torch.finfo(G.dtype).tiny)
-    inverse = torch.linalg.inv(_restrict(G + torch.diag_embed(ridge), passive))
-    covariance = inverse.diagonal(dim1=1, dim2=2)
-    if add_up:
-        along = torch.where(passive, (inverse * passive[:, None, :]).sum(2), 0.0)
-        whole = along.sum(1, keepdim=True)
-        covariance = covariance - along**2 / torch.where(whole > 0, whole, 1.0)
-    covariance = covariance.clamp_min(0) * variance[:, None]
-    return torch.where(passive, covariance, 0.0).sqrt()

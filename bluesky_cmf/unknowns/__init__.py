@@ -1,0 +1,7 @@
+"""What the model does not explain: a test for structure in the residual, against noise."""
+
+from .alarm import Alarm, OnUnknown, tell
+from .scan import Covariance
+from .watch import Watch
+
+__all__ = ["Alarm", "Covariance", "OnUnknown", "Watch", "tell"]
