@@ -23,8 +23,6 @@ __all__ = ["MOST_ADDED", "Changed", "Datasets", "Item", "Reset"]
 
 logger = logging.getLogger(__name__)
 
-#: As many patterns at once are a page.
-_PAGE = 20
 #: Most components that are added to a dataset for what is unexplained.
 MOST_ADDED = 3
 #: Seconds of idle time spent at once on a better fit; a pattern interrupts it.
@@ -117,6 +115,11 @@ class Datasets:
         dataset = self._newest()
         return None if dataset is None else dataset.result
 
+    def strained(self, name: str) -> bool:
+        """Whether a component is held with a strain, once all changes so far have been made."""
+        with self._lock:
+            return any(c.name == name and c.strain is not None for c in self._current)
+
     def expect(self, item: Item) -> None:
         """Count a pattern that is on its way to `handle`."""
         if isinstance(item, Arrival):
@@ -179,7 +182,7 @@ class Datasets:
             with self._counting:
                 self._waiting[key] -= len(arrivals)
             try:
-                converge = self._patient and len(arrivals) >= _PAGE
+                converge = self._patient and len(arrivals) > 1
                 dataset.take(arrivals, lag=partial(self._lag, key), converge=converge)
             except Exception as error:
                 dataset.note(error)

@@ -1,5 +1,6 @@
 """Files that results are written to: where, and that nothing is lost by it."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,14 @@ class Outputs:
             write(place, analysis, patterns=patterns, overwrite=self.overwrite)
             told["table" if option == "csv" else "HDF5"] = str(place)
         return told
+
+    def withdraw(self, plot: LiveNMFPlot | None) -> None:
+        """Take back the figure of a run without patterns, which would be in the way later."""
+        if self.keep_figure and plot is not None and plot.path is not None:
+            plot.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                # The folder that was made for it; not where others have put something there.
+                plot.path.parent.rmdir()
 
     def _tables(self) -> Iterator[tuple[str, Path, dict[str, str]]]:
         if self.csv is not None:

@@ -76,6 +76,8 @@ class Report:
         if analysis.n_patterns and analysis.components is not None and analysis.uid != self._shown:
             # Also where something else has failed: what is fitted is not lost.
             written = self._outputs.write(analysis, live)
+        elif not analysis.n_patterns:
+            self._outputs.withdraw(self._plot)
         raise_failures(live, analysis, self._plot, self._writer)
         result = live.result
         if result is None or analysis.uid in (None, self._shown):
