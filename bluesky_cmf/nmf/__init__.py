@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["divergences", "models", "streaming", "updates"]
+__all__ = ["divergences", "models", "selection", "streaming", "updates"]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,15 @@ from .heldout import (
 from .numerics import beta_of, check_numerics, chosen_device
 from .streaming import StreamingNMF
 
-__all__ = ["ComponentSweep", "Progress", "Steps", "as_data", "as_known", "sweep_components"]
+__all__ = [
+    "ComponentSweep",
+    "Progress",
+    "Steps",
+    "as_data",
+    "as_known",
+    "suggestion",
+    "sweep_components",
+]
 
 Array = npt.NDArray[Any]
 #: Called as ``progress(done, total)``.
@@ -127,9 +135,9 @@ def sweep_components(
     2009): some patterns, at random, and some stretches of points are set aside; what is left is
     factorized and predicts the entries where they cross. Suggested is the least number whose error
     is within one standard error of the lowest, by differences in each stretch of each pattern, as
-    long as its last component's gain is above their noise. Where the error falls to the end, as it does where
-    lines move or widen from pattern to pattern, no number explains all; then it is the last that
-    has halved the error.
+    long as its last component's gain is above their noise. Where the error falls to the end, as it
+    does where lines move or widen from pattern to pattern, no number explains all; then it is the
+    last that has halved the error.
 
     Examples
     --------
@@ -162,7 +170,7 @@ def sweep_components(
         for repeat, block in enumerate(hidden):
             errors.add(m, repeat, prediction_losses(data, full, block, **options))
             steps.done()
-    suggested, reason = _suggestion(np.array(counts), errors.by_cell)
+    suggested, reason = suggestion(np.array(counts), errors.by_cell)
     return ComponentSweep(
         n_components=np.array(counts),
         objective=np.array(objectives),
@@ -306,8 +314,8 @@ def _counts(n_components: int | Sequence[int] | None, n_known: int, most: int) -
             counts = set()
     if not counts or min(counts) < least or max(counts) > most:
         raise InputError(
-            f"n_components: expected numbers from {least} (there are {n_known} known components) to "
-            f"{most} (what is left of the data when some is held out), got {n_components!r}"
+            f"n_components: expected numbers from {least} (there are {n_known} known components) "
+            f"to {most} (what is left of the data when some is held out), got {n_components!r}"
         )
     return sorted(counts)
 
@@ -315,8 +323,23 @@ def _counts(n_components: int | Sequence[int] | None, n_known: int, most: int) -
 # --- the suggestion ------------------------------------------------------------------------
 
 
-def _suggestion(counts: Array, errors: Array) -> tuple[int, str]:
-    """Suggest a number of components by the errors of cells, (cells, M), and say why."""
+def suggestion(counts: Array, errors: Array) -> tuple[int, str]:
+    """Suggest a number of components by the errors of what was hidden, and say why.
+
+    Parameters
+    ----------
+    counts : ndarray (M,)
+        What was tried, increasing.
+    errors : ndarray (cells, M)
+        Loss in each stretch of each pattern that was hidden.
+
+    Returns
+    -------
+    int
+        The number.
+    str
+        The reason, in a sentence.
+    """
     if len(counts) == 1:
         return int(counts[0]), f"{_components(counts[0])} was all that was tried."
     best = int(errors.mean(axis=0).argmin())

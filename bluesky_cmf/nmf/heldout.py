@@ -207,8 +207,8 @@ def _regress(basis: Array, rows: Array, importance: Array) -> Array:
     length = np.linalg.norm(weighted, axis=1, keepdims=True)
     length[length == 0] = 1.0
     unit = (weighted / length).T
-    coefficients: Array = np.linalg.lstsq(unit, (rows * root).T, rcond=_DEPENDENT)[0]
-    return coefficients / length
+    found: Array = np.linalg.lstsq(unit, (rows * root).T, rcond=_DEPENDENT)[0] / length
+    return found
 
 
 def _sizes(means: Array) -> Array:

@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 
 #: What a pattern must differ from the members by, beside what noise makes two patterns differ by.
 _NEW = 1.5
+#: Directions beside one for each component that are taken out of the data to see the noise, and
+#: how often they are turned to where most is.
+_MORE, _ITERATIONS = 4, 4
 #: Standard errors within which the share of a component in one pattern is that in another.
 _AS_GOOD = 2.0
 #: Squared relative residual below which a pattern is explained but for rounding.
@@ -122,8 +125,8 @@ def constraints_from_data(
     names : sequence of str, optional
         Their names, ``known <number>`` by default.
     ends : bool or sequence of int, optional
-        Whether the first and the last pattern are components; or the numbers of the patterns that
-        are, from 0, negative ones from the end.
+        Whether the first and the last pattern are components, as far as they are new; or the
+        numbers of the patterns that are, from 0, negative ones from the end.
     loss : {"frobenius", "kullback-leibler", "itakura-saito"} or float, optional
         As that of `StreamingNMF`.
     seed : int, optional
@@ -172,18 +175,23 @@ def constraints_from_data(
             f"n_components: expected at most {len(data) + len(held)}, as there are {len(data)} "
             f"patterns and {len(held)} known components, got {count}"
         )
-    asked = _asked(ends, data, count - len(held))
-    steps = Steps(progress, 2 + count - len(held) - len(asked))
+    room = count - len(held)
+    # Before anything is fitted, and again when it is known which ends are new.
+    _asked(ends, data)
+    steps = Steps(progress, 2 + room)
     options = {"loss": loss, "seed": seed, "device": device}
     search = _Search(data, held, count, options, steps)
-    history = search.ends(asked, told=ends is not True)
-    while len(history) < count - len(held):
+    history = search.ends(ends)
+    _check_room(history, room, ends)
+    for _ in history:
+        steps.done()
+    while len(history) < room:
         history.append(search.next([choice.index for choice in history]))
     return search.end(history, names)
 
 
 class _Search:
-    """The patterns, what is known, and what the noise is: a free fit of all components tells."""
+    """The patterns, what is known, and what their noise is."""
 
     def __init__(
         self, X: Array, known: Array, count: int, options: dict[str, Any], steps: Steps
@@ -192,21 +200,21 @@ class _Search:
         self._options, self._steps = options, steps
         # Before data are squared, float32 is left.
         self._squares = (X.astype(float) ** 2).sum(1)
-        result = self._fitted([], count).refit(converge=True)
+        self._noise = _noise(X, self._squares, count, seed=options["seed"])
+        self.free_objective = self._fitted([], count).refit(converge=True).objective
         steps.done()
-        self.free_objective = result.objective
-        # As many degrees of freedom as there are free components are taken from the patterns.
-        left = max(len(X) - (count - len(known)), 1) / len(X)
-        self._noise = self._squared(result.r_factor) / left
 
-    def ends(self, asked: list[int], *, told: bool) -> list[Choice]:
-        """Give the ends; the last pattern only where it is another than the first, unless told."""
-        if told:
+    def ends(self, ends: bool | Sequence[int]) -> list[Choice]:
+        """Give the patterns to begin with: those that are asked for, or the ends that are new."""
+        if ends is not True:
+            asked = _asked(ends, self._X)
             return [Choice(index, np.nan, np.nan, "it was asked for") for index in asked]
-        history = [Choice(asked[0], np.nan, np.nan, "it is the first pattern")]
-        for last in asked[1:]:
-            if self._novelty([asked[0]])[last] > 1:
-                history.append(Choice(last, np.nan, np.nan, "it is the last pattern"))
+        history: list[Choice] = []
+        for which, index in {"first": 0, "last": len(self._X) - 1}.items():
+            members = [choice.index for choice in history]
+            first = not members and not len(self._known)
+            if first or self._novelty(members)[index] > 1:
+                history.append(Choice(index, np.nan, np.nan, f"it is the {which} pattern"))
         return history
 
     def next(self, members: list[int]) -> Choice:
@@ -222,8 +230,8 @@ class _Search:
             index = _purest(shares[:, k], errors[:, k], novelty)
             if index is not None:
                 reason = (
-                    f"of the free components the most prominent that is new ({prominence[k]:.2g} of "
-                    f"the intensity) has its largest share there ({shares[index, k]:.2g})"
+                    f"of the free components the most prominent that is new ({prominence[k]:.2g} "
+                    f"of the intensity) has its largest share there ({shares[index, k]:.2g})"
                 )
                 return Choice(index, float(prominence[k]), float(shares[index, k]), reason)
         return self._worst(novelty)
@@ -290,17 +298,14 @@ class _Search:
 
     def _squared(self, r_factor: Array) -> Array:
         """Squared residuals of the patterns, (N,)."""
-        return np.nan_to_num(r_factor.astype(float), posinf=0.0) ** 2 * self._squares
+        # Of a pattern of zeros that something is fitted to, it is infinite.
+        squared: Array = np.nan_to_num(r_factor.astype(float), posinf=0.0) ** 2 * self._squares
+        return squared
 
 
-def _asked(ends: bool | Sequence[int], X: Array, room: int) -> list[int]:
-    """Give the numbers of the patterns to begin with."""
+def _asked(ends: bool | Sequence[int], X: Array) -> list[int]:
+    """Give the numbers of the patterns that may be begun with."""
     N = len(X)
-    if ends is True and room < min(N, 2):
-        raise InputError(
-            "n_components: ends=True holds the first and the last pattern, and there is room for "
-            f"{room}; raise n_components, or pass ends=False or the number of one pattern"
-        )
     try:
         numbers = [0, N - 1] if ends is True else [] if ends is False else [*ends]
         indices = list(dict.fromkeys(range(N)[operator.index(number)] for number in numbers))
@@ -308,17 +313,40 @@ def _asked(ends: bool | Sequence[int], X: Array, room: int) -> list[int]:
         raise InputError(
             f"ends: expected True, False or numbers of patterns, up to {N - 1}, got {ends!r}"
         ) from None
-    if len(indices) > room:
-        raise InputError(
-            f"ends: expected at most {room} patterns, as many as n_components leaves, got {ends!r}"
-        )
     for index in indices:
         if not X[index].any():
             raise InputError(
-                f"ends: pattern {index} is nothing but zeros; leave it out of X, or name others, "
-                f"as ends=({min(1, N - 1)}, {N - 1})"
+                f"ends: pattern {index} is nothing but zeros; leave it out of X, or give the "
+                "numbers of others"
             )
     return indices
+
+
+def _check_room(history: Sequence[Choice], room: int, ends: bool | Sequence[int]) -> None:
+    if len(history) > room:
+        taken = ", ".join(str(choice.index) for choice in history)
+        raise InputError(
+            f"n_components: ends={ends!r} holds the patterns {taken}, and there is room for {room} "
+            "beside the known components; raise n_components, or give ends=False or fewer numbers"
+        )
+
+
+def _noise(X: Array, squares: Array, count: int, *, seed: int) -> Array:
+    """Estimate the squared noise of patterns, (N,): what more directions than components leave."""
+    N, F = X.shape
+    most = min(count + _MORE, N - 1, F // 2)
+    if most <= count:
+        # Nothing is left to see noise in: any difference is taken for one.
+        return np.zeros(N)
+    basis = np.random.default_rng(seed).standard_normal((F, most))
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(X.T @ (X @ basis))[0]
+    left = np.maximum(squares - ((X @ basis) ** 2).sum(1), 0.0) / (1 - most / N)
+    # A direction may be the noise of one pattern; so none has less than is usual, for its counts.
+    intensity = X.sum(1, dtype=float)
+    usual = np.median(left) * np.minimum(1.0, intensity / max(np.median(intensity), 1e-300))
+    noise: Array = np.maximum(left, usual)
+    return noise
 
 
 def _shares(result: FitResult, errors: Array | None) -> tuple[Array, Array, Array]:
@@ -337,7 +365,7 @@ def _purest(shares: Array, errors: Array, novelty: Array) -> int | None:
     least = shares - errors
     if not least.max() > 0:
         return None
-    as_good = (shares + _AS_GOOD * errors >= least.max()) & (novelty > 1)
+    as_good: Array = (shares + _AS_GOOD * errors >= least.max()) & (novelty > 1)
     return int(np.where(as_good, least, -np.inf).argmax()) if as_good.any() else None
 
 
