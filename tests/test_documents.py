@@ -370,8 +370,12 @@ def test_errors_of_two_fractions_are_one_error_for_they_add_up_to_one() -> None:
     [
         ({}, "taken from the residual"),
         ({"errors": None}, "taken from the residual"),
-        ({"errors": "counts"}, "of counting, from the patterns themselves"),
-        ({"errors": "chi_sigma"}, "from the standard errors in 'chi_sigma'"),
+        ({"errors": "counts"}, "of counting, taken from the residual where a pattern has none"),
+        (
+            {"errors": "chi_sigma"},
+            "from the standard errors in 'chi_sigma', taken from the residual where a pattern has "
+            "none",
+        ),
     ],
 )
 def test_a_key_tells_what_its_error_takes_as_exact_and_where_its_noise_is_from(

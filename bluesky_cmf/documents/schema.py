@@ -403,10 +403,10 @@ def fault_keys() -> DataKeys:
 
 def _error_source(errors: str | None) -> str:
     """Say what a standard error is worth: what it takes as exact, and whence its noise comes."""
-    noise = {
-        None: "taken from the residual",
-        "counts": "of counting, from the patterns themselves",
-    }.get(errors, f"from the standard errors in {errors!r}")
+    noise = "taken from the residual"
+    if errors is not None:
+        known = "of counting" if errors == "counts" else f"from the standard errors in {errors!r}"
+        noise = f"{known}, {noise} where a pattern has none"
     return f"standard error, given the components' shapes at this fit; noise {noise}"
 
 
