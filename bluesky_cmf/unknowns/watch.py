@@ -34,10 +34,10 @@ _LEAST_SHARE = 1e-4
 _PART = 0.15
 #: A structure is gone when it sinks below so many standard deviations, over so many patterns.
 _GONE, _GONE_SPAN = 2.0, 4
-#: Patterns before something is looked at again that was found to be nothing new.
+#: Patterns before it is looked at again what stands out, and for how many something has to
+#: stand where a free component may take it up.
 _PAUSE = 8
-_LONG_AGO = -(10**9)
-#: Alarms that may follow each other at once; then each waits twice as long as the one before.
+#: Alarms that may follow each other so soon; then each waits twice as long as the one before.
 _AT_ONCE = 3
 #: Patterns that a structure lasts, at least, to be worth a component; and how clearly it does so.
 _LASTING, _CLEARLY = 3, 2.0
@@ -111,7 +111,7 @@ class Watch:
 
     Something is told once, and again only when it had gone, or at other places that do not go
     up and down with those that were told. Where components are free it is told only if it is still
-    not explained some patterns later, by the components of then.
+    not explained after some patterns, by the components of then.
 
     Parameters
     ----------
@@ -140,7 +140,6 @@ class Watch:
         self._first: int | None = None
         self._told: _Told | None = None
         self._next = self._alarms = 0
-        self._suspected = _LONG_AGO
         self._pending: list[_Pending] = []
         self._calm()
 
@@ -258,19 +257,16 @@ class Watch:
         """Look closer at what stands out; give an alarm where it is something new."""
         self._next = number + _PAUSE
         if free.any():
-            if number - self._suspected > 2 * _PAUSE:
-                # A free component may take it up in the next patterns.
-                self._suspected = number
-                return None
-            self._suspected = _LONG_AGO
             self._again(components)
         candidate = self._candidate(skew)
         if candidate is None or candidate.share < max(_LEAST_SHARE, _PART * candidate.told):
             return None
+        if free.any() and candidate.n_patterns < _PAUSE:
+            # A free component may take it up in the next patterns.
+            return None
         self._alarms += 1
         # Where little is explained, new places turn up all the time.
-        wait = _PAUSE * 2 ** (self._alarms - _AT_ONCE) if self._alarms > _AT_ONCE else 0
-        self._next = number + wait
+        self._next = number + _PAUSE * 2 ** max(0, self._alarms - _AT_ONCE)
         self._told = _Told.of(candidate, self._told)
         runs, since = candidate.places.runs, number + 1 - candidate.n_patterns
         alarm = Alarm(
