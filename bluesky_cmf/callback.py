@@ -193,17 +193,19 @@ class LiveNMF:
         }
         check_numerics(device=device, dtype=dtype, seed=seed)
         beta = beta_of(loss)
+        _check_strains(phases, beta)
         recipe = Recipe(
             preprocess, integrator, device, dtype, seed, loss, metadata, errors, on_unknown
         )
         self._closed = self._refusing = False
         self._exit_registered = False
+        known = known_and_free(phases, n_components)
         if background:
-            _put_the_scan_first(beta)
+            _put_the_scan_first(beta, strained=any(c.strain for c in known))
         self._emitter = Emitter(background=background)
         self._datasets = Datasets(
             recipe,
-            known_and_free(phases, n_components),
+            known,
             session=scope == "session",
             emit=self._emitter,
             patient=not background,
@@ -264,6 +266,12 @@ class LiveNMF:
         """
         self._worker.wait()
         return self._datasets.patterns
+
+    @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of `patterns`, (N, G): components times weights, strains applied."""
+        self._worker.wait()
+        return self._datasets.reconstruction
 
     @property
     def error(self) -> Exception | None:
@@ -439,6 +447,9 @@ class LiveNMF:
         result = self._datasets.open_result
         if result is None or name not in result.names:
             return None
+        if self._datasets.strained(name):
+            # It is held where it is, with its strain, which no one shape would have.
+            return None
         shape = result.components[result.names.index(name)]
         return shape if shape.any() else None
 
@@ -464,13 +475,25 @@ def _check_signs(phases: Sequence[Phase], preprocess: Preprocess) -> None:
             )
 
 
-def _put_the_scan_first(beta: float) -> None:
+def _check_strains(phases: Sequence[Phase], beta: float) -> None:
+    """Refuse strains where the loss is none that they are fitted by."""
+    for phase in phases if isinstance(phases, Sequence) else ():
+        if isinstance(phase, Phase) and phase.strain is not None and beta != 2:
+            raise InputError(
+                f"loss: expected 'frobenius' where a phase has a strain, as {phase.name!r} has; "
+                "leave one of them out"
+            )
+
+
+def _put_the_scan_first(beta: float, *, strained: bool) -> None:
     """Do now what would hold the interpreter at the first pattern, and let it change hands fast.
 
     By default a thread that wants the interpreter waits for 5 ms while another one runs Python
     code; a step of a scan asks for it dozens of times.
     """
     warm_up(beta=beta)
+    if strained:
+        warm_up(strained=True)
     sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
 
 

@@ -79,6 +79,11 @@ class Dataset:
         """The patterns as they are fitted, (N, G)."""
         return None if self._model is None else self._model.patterns()
 
+    @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of the patterns, (N, G)."""
+        return None if self._model is None else self._model.reconstruction()
+
     def take(
         self, arrivals: Sequence[Arrival], *, lag: Callable[[], int], converge: bool = False
     ) -> None:
@@ -132,17 +137,20 @@ class Dataset:
         name = change.component.name
         if self._model is None:
             # An analysis run of refused patterns may be open: its components cannot change.
-            if self._run is not None and change.action in ("add", "remove"):
+            reopens = change.action in ("add", "remove") or self._newly_strained(after)
+            if self._run is not None and reopens:
                 self._continue_run(change.action, name, after)
             self.components = after
             return
         self._refit()
-        if change.action in ("add", "remove"):
+        # The data keys of an analysis run cannot change.
+        reopens = change.action in ("add", "remove") or self._newly_strained(after)
+        if reopens:
             # This analysis run ends here, and it ends with a converged fit as every other.
             self._converge()
         self._model.change(change)
         self._at_rest = False
-        if change.action in ("fix", "release"):
+        if not reopens:
             self.components = after
             self._open_run().constraint(change.action, name, self._model.n_patterns)
             self._refit(again=True)
@@ -152,6 +160,11 @@ class Dataset:
     def lasting(self) -> list[Alarm]:
         """Give what was found unexplained and has lasted for some patterns, once."""
         return [] if self._model is None else self._model.lasting()
+
+    def _newly_strained(self, after: Sequence[Component]) -> bool:
+        """Whether there are strains after a change that the analysis run has no keys for."""
+        known = () if self._run is None else self._run.strained
+        return self._run is not None and any(c.strain and c.name not in known for c in after)
 
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""
@@ -407,6 +420,7 @@ class Dataset:
                 fixed=component.fixed,
                 origin=component.origin,
                 values=shapes.get(component.name) if component.fixed else None,
+                strain=component.strain,
             )
             for component in self.components
         ]

@@ -110,10 +110,20 @@ class Datasets:
         return None if self._latest is None else self._latest.patterns
 
     @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of the patterns of the latest dataset, (N, G); likewise."""
+        return None if self._latest is None else self._latest.reconstruction
+
+    @property
     def open_result(self) -> FitResult | None:
         """The latest fit of a dataset that is open."""
         dataset = self._newest()
         return None if dataset is None else dataset.result
+
+    def strained(self, name: str) -> bool:
+        """Whether a component is held with a strain, once all changes so far have been made."""
+        with self._lock:
+            return any(c.name == name and c.strain is not None for c in self._current)
 
     def expect(self, item: Item) -> None:
         """Count a pattern that is on its way to `handle`."""

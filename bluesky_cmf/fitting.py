@@ -10,12 +10,14 @@ import numpy.typing as npt
 import torch
 
 from .errors import AxisError, PatternError
+from .nmf.families import Family
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
 from .phases import Phase
 from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
+from .strains import family_of
 from .unknowns import Alarm, Watch
 from .widths import instrument_width
 
@@ -74,6 +76,10 @@ class Fitting:
         self._fit_width(components, *(recipe.preprocess.crop(x, values) for values in (x, y)))
         #: What each component is held at, or started from, and whether it is held.
         self._held = {c.name: (self._values(c), c.fixed) for c in components}
+        #: Those of them that have a strain, and whose strain was found at a bound.
+        families = {c.name: self._family(c) for c in components}
+        self._families = {name: f for name, f in families.items() if f is not None}
+        self._at_bounds: set[str] = set()
         #: The components as of the last snapshot, and the patterns where the device has its own.
         self._shapes: dict[str, Array] = {}
         self._kept: list[Array] = []
@@ -188,6 +194,7 @@ class Fitting:
         noises = [self._noises.get(number) for number in range(start, self._n_patterns)]
         found = self._steadily(lambda nmf: nmf.rows(start, noises=noises))
         self._noises.clear()
+        self._tell_bounds(start)
         return found
 
     def tell_doubts(self) -> None:
@@ -201,6 +208,10 @@ class Fitting:
     def patterns(self) -> Array:
         """Give all patterns as they are fitted, (N, G)."""
         return self._steadily(lambda nmf: nmf.patterns())
+
+    def reconstruction(self) -> Array:
+        """Give what the fit makes of all patterns, (N, G)."""
+        return self._steadily(lambda nmf: nmf.reconstruction())
 
     def look(self, rows: RowFit) -> list[Alarm]:
         """Look at the patterns that came since the last look for what is not explained.
@@ -219,7 +230,7 @@ class Fitting:
         return self._watch.look(
             np.stack(patterns),
             rows.weights[-len(patterns) :],
-            np.stack(list(self.shapes().values())),
+            self._stretched(rows.strains[-len(patterns) :]),
             first=self._n_patterns - len(patterns) + 1,
             free=[not fixed for _, fixed in self._held.values()],
             variances=variances,
@@ -243,16 +254,21 @@ class Fitting:
     def change(self, change: Change) -> None:
         """Change the constraints, from the next refit on."""
         name, fixed = change.component.name, change.component.fixed
-        values = self._values(change.component)
+        values, family = self._values(change.component), self._family(change.component)
         if change.action == "fix":
-            self._steadily(lambda nmf: nmf.fix(name, values))
+            self._steadily(lambda nmf: nmf.fix(name, values, family=family))
         elif change.action == "release":
             self._steadily(lambda nmf: nmf.release(name))
         elif change.action == "add":
-            self._steadily(lambda nmf: nmf.add_component(name, values, fixed))
+            self._steadily(lambda nmf: nmf.add_component(name, values, fixed, family=family))
         else:
             self._steadily(lambda nmf: nmf.remove_component(name))
         self._watch.reset()
+        if values is not None or change.action in ("release", "remove"):
+            self._families.pop(name, None)
+            self._at_bounds.discard(name)
+        if family is not None:
+            self._families[name] = family
         if change.action == "remove":
             del self._held[name]
         else:
@@ -276,6 +292,7 @@ class Fitting:
             dtype=self._recipe.dtype,
             seed=self._recipe.seed,
             loss=self._recipe.loss,
+            families=self._families,
         )
 
     def _fit_width(self, components: Sequence[Component], x: Array, y: Array) -> None:
@@ -292,20 +309,60 @@ class Fitting:
         """
         pattern = component.pattern
         if isinstance(pattern, Phase):
-            if pattern.needs_width and self.width is not None:
-                pattern = pattern.with_width(self.width)
             # A phase has to cover what is fitted, not what is cropped away.
-            x = self._grid
-            if pattern.powder is not None:
-                # It is measured as the data are, so that interpolation does the same to both.
-                x = self._x[self._recipe.preprocess.resampling(self._x, self._grid).points]
-            return self._recipe.preprocess(x, pattern.on(x), onto=self._grid)
+            x = self._support(pattern)
+            return self._recipe.preprocess(x, self._with_width(pattern).on(x), onto=self._grid)
         if pattern is not None and len(pattern) != len(self.axis):
             raise AxisError(
                 f"component {component.name!r} is held at an array of {len(pattern)} points, "
                 f"but {len(self.axis)} are fitted; fix it again, at a Phase or at an array as long"
             )
         return pattern
+
+    def _family(self, component: Component) -> Family | None:
+        """Tabulate a component over its strain, where it has one."""
+        if component.strain is None or not isinstance(component.pattern, Phase):
+            return None
+        phase = self._with_width(component.pattern)
+        return family_of(phase, self._support(phase), self._recipe.preprocess, onto=self._grid)
+
+    def _support(self, phase: Phase) -> Array:
+        """Give the axis that a phase is computed on before the steps."""
+        if phase.powder is None:
+            return self._grid
+        # It is measured as the data are, so that interpolation does the same to both.
+        return self._x[self._recipe.preprocess.resampling(self._x, self._grid).points]
+
+    def _stretched(self, strains: Array) -> Array:
+        """Give the components (K, G), or (M, K, G) where strains (M, K) stretch some."""
+        shapes = self.shapes()
+        still = np.stack(list(shapes.values()))
+        if not self._families:
+            return still
+        moved = np.tile(still, (len(strains), 1, 1))
+        for k, name in enumerate(shapes):
+            if name in self._families:
+                for i, strain in enumerate(np.nan_to_num(strains[:, k])):
+                    moved[i, k] = self._families[name].at(float(strain))
+        return moved
+
+    def _with_width(self, phase: Phase) -> Phase:
+        if phase.needs_width and self.width is not None:
+            return phase.with_width(self.width)
+        return phase
+
+    def _tell_bounds(self, start: int) -> None:
+        """Tell, once a component, that its strain has come to a bound."""
+        for name, patterns in self._nmf.strains_at_bounds(start).items():
+            if name not in self._at_bounds:
+                self._at_bounds.add(name)
+                low, high = self._families[name].bounds
+                message = (
+                    f"the strain of {name!r} is at a bound in pattern {patterns[0] + 1}, its "
+                    f"weight too small; widen strain=({low:g}, {high:g})"
+                )
+                logger.warning("%s", message)
+                self.faults.append(message)
 
     def _steadily(self, action: Callable[[StreamingNMF], T]) -> T:
         """Do something with the model, on the CPU where the device fails."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,10 +12,12 @@ from event_model import unpack_event_page
 
 from .cifs import read_crystal
 from .errors import AxisError, DataKeyError, InputError, RunNotFoundError
+from .nmf.bounds import strain_bounds
 from .patterns import read_pattern
 from .powder import Powder
 from .profiles import Width
 from .resampling import resample
+from .stretching import AxisKind, Spline, check_cover, check_kind, stretched
 
 __all__ = ["Phase", "resample"]
 
@@ -43,6 +46,13 @@ class Phase:
         ``Preprocess(negative="offset")`` or ``"clip"``.
     powder : Powder, optional
         The crystal that the pattern is computed from, of a CIF.
+    strain : (float, float), optional
+        Bounds of the strain ε that each pattern has of this phase: h(q (1 + ε)) takes the place
+        of h(q), with the heights of the lines as they are, while their areas on the axis go
+        with 1 / (1 + ε). None: the phase stays as it is.
+    axis : {"q", "two_theta"}, optional
+        What ``x`` is, which a strain needs to know; no wavelength is needed, for sin θ (1 + ε)
+        does not depend on it.
     """
 
     name: str
@@ -51,6 +61,8 @@ class Phase:
     origin: str = "array"
     signed: bool = False
     powder: Powder | None = None
+    strain: tuple[float, float] | None = None
+    axis: AxisKind | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -58,10 +70,18 @@ class Phase:
         object.__setattr__(self, "x", _frozen(self.x, f"phase {self.name!r}: x"))
         object.__setattr__(self, "y", _frozen(self.y, f"phase {self.name!r}: y"))
         self._check()
+        self._check_strain()
 
     @classmethod
     def from_array(
-        cls, name: str, x: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = False
+        cls,
+        name: str,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        signed: bool = False,
+        strain: tuple[float, float] | None = None,
+        axis: AxisKind | None = None,
     ) -> "Phase":
         """Make a phase of arrays.
 
@@ -73,22 +93,35 @@ class Phase:
             Axis and intensity; they are copied.
         signed : bool, optional
             Whether negative values are meant, as in a pair distribution function.
+        strain : (float, float), optional
+            Bounds of a strain that the phase has in each pattern, fitted with its weight: its
+            lattice spacings d become d (1 + ε), so that a line at q moves to q / (1 + ε).
+            The pattern has to reach farther than the data by as much.
+        axis : {"q", "two_theta"}, optional
+            What ``x`` is; needed where there is a strain.
 
         Raises
         ------
         InputError
-            Where the shapes differ, or a value is negative or not finite.
+            Where the shapes differ, or a value is negative or not finite; where ``strain`` holds
+            no bounds, or the axis is not told with it.
 
         Examples
         --------
         >>> Phase.from_array("cubic", [1.0, 2.0, 3.0], [0.0, 5.0, 1.0]).on([1.5, 2.0])
         array([2.5, 5. ])
         """
-        return cls(name, np.asarray(x), np.asarray(y), signed=signed)
+        return cls(name, np.asarray(x), np.asarray(y), signed=signed, strain=strain, axis=axis)
 
     @classmethod
     def from_file(
-        cls, path: str | Path, name: str | None = None, *, signed: bool = False
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        signed: bool = False,
+        strain: tuple[float, float] | None = None,
+        axis: AxisKind | None = None,
     ) -> "Phase":
         """Read a phase from a pattern file.
 
@@ -100,6 +133,8 @@ class Phase:
             Name of the component; the file's name without its suffix by default.
         signed : bool, optional
             Whether negative values are meant, as in a pair distribution function.
+        strain, axis : optional
+            As those of `from_array`.
 
         Raises
         ------
@@ -109,7 +144,8 @@ class Phase:
             Where an intensity is negative.
         """
         x, y = read_pattern(path)
-        return cls(name or Path(path).stem, x, y, f"file {Path(path).name}", signed)
+        origin = f"file {Path(path).name}"
+        return cls(name or Path(path).stem, x, y, origin, signed, strain=strain, axis=axis)
 
     @classmethod
     def from_cif(
@@ -122,6 +158,7 @@ class Phase:
         displacement: bool = True,
         name: str | None = None,
         block: str | None = None,
+        strain: tuple[float, float] | None = None,
     ) -> "Phase":
         """Compute a phase from a crystal structure.
 
@@ -146,6 +183,9 @@ class Phase:
             Name of the component; the file's name without its suffix by default.
         block : str, optional
             Data block of the CIF; needed where several hold atoms.
+        strain : (float, float), optional
+            Bounds of a strain that the phase has in each pattern, fitted with its weight: its
+            lattice spacings d become d (1 + ε), so that a line at q moves to q / (1 + ε).
 
         Raises
         ------
@@ -161,7 +201,8 @@ class Phase:
         crystal = read_crystal(path, block=block, displacement=displacement)
         powder = Powder(crystal, axis, wavelength, known)
         origin = f"CIF {path.name}" + ("" if displacement else ", atoms at rest")
-        return cls(name or path.stem, *powder.lines(), origin, powder=powder)
+        lines = powder.lines()
+        return cls(name or path.stem, *lines, origin, powder=powder, strain=strain, axis=axis)
 
     @classmethod
     def from_run(
@@ -175,6 +216,8 @@ class Phase:
         seq_num: int | None = None,
         stream: str = "primary",
         signed: bool = False,
+        strain: tuple[float, float] | None = None,
+        axis: AxisKind | None = None,
     ) -> "Phase":
         """Take a phase from a stored run.
 
@@ -194,6 +237,8 @@ class Phase:
             The stream to read.
         signed : bool, optional
             Whether negative values are meant, as in a pair distribution function.
+        strain, axis : optional
+            As those of `from_array`.
 
         Raises
         ------
@@ -203,54 +248,65 @@ class Phase:
             Where a data key is not there.
         """
         documents = catalog.documents(uid)
-        patterns, axis = _read_run(documents, pattern, x, stream, seq_num)
+        patterns, places = _read_run(documents, pattern, x, stream, seq_num)
         if not patterns:
             wanted = "no event" if seq_num is None else f"no event with seq_num {seq_num}"
             raise RunNotFoundError(f"uid: run {uid!r} has {wanted} in stream {stream!r}")
-        if axis is None:
+        if places is None:
             raise DataKeyError(f"x: no data key {x!r} in stream {stream!r} of run {uid!r}")
-        if len({values.shape for values in (*patterns, axis)}) > 1:
+        if len({values.shape for values in (*patterns, places)}) > 1:
             raise InputError(
                 f"pattern: the events of run {uid!r} differ in length, or from the axis; "
                 "choose one with seq_num"
             )
         mean = np.mean(patterns, axis=0)
-        if len(axis) > 1 and axis[0] > axis[-1]:
-            axis, mean = axis[::-1], mean[::-1]
-        return cls(name or f"run {uid[:8]}", axis, mean, f"run {uid}", signed)
+        if len(places) > 1 and places[0] > places[-1]:
+            places, mean = places[::-1], mean[::-1]
+        label = name or f"run {uid[:8]}"
+        return cls(label, places, mean, f"run {uid}", signed, strain=strain, axis=axis)
 
-    def on(self, x: npt.ArrayLike) -> Array:
+    def on(self, x: npt.ArrayLike, *, strain: float = 0.0) -> Array:
         """Give the pattern on another axis.
 
         Parameters
         ----------
         x : array_like (F,)
             An increasing axis in the same unit.
+        strain : float, optional
+            ε: the pattern is h(q (1 + ε)), for a lattice expanded by as much.
 
         Returns
         -------
         ndarray (F,)
-            Linear interpolation; the same values, to the bit, where the axes are the same. Of a
-            CIF, the sum of its lines' profiles, whose highest point (down to a spacing of 1 Å) is
-            1, as it is of free components.
+            Linear interpolation, of a phase with strain a cubic spline; the same values, to the
+            bit, where the axes are the same. Of a CIF, the sum of its lines' profiles, whose
+            highest point (down to a spacing of 1 Å) is 1, as it is of free components.
 
         Raises
         ------
         AxisError
             Where the phase does not cover the axis.
         InputError
-            Where the width of a CIF's lines is not known yet.
+            Where the width of a CIF's lines is not known yet, or with a strain the axis.
         """
-        what = f"phase {self.name!r}"
+        what, onto = f"phase {self.name!r}", np.asarray(x)
+        if strain:
+            onto = self._stretched(onto, strain)
         if self.powder is None:
-            return resample(self.x, self.y, np.asarray(x), what=what)
+            own = len(onto) == len(self.x) and np.array_equal(onto, self.x)
+            if own or not (strain or self.strain):
+                return resample(self.x, self.y, onto, what=what)
+            if not strain:
+                # The same refusals as without a strain.
+                resample(self.x, self.y, onto, what=what)
+            return self._spline.at(onto)
         if self.powder.width is None:
             raise InputError(
                 f"{what}: its lines have no width yet (width='fit'); fit it to measured patterns, "
                 "phase.with_width(bluesky_cmf.widths.fit_width(phases, x, patterns)), or give it: "
                 "Phase.from_cif(…, width=…)"
             )
-        return self.powder.on(np.asarray(x), width=self.powder.width, what=what)
+        return self.powder.on(onto, width=self.powder.width, what=what)
 
     def reflections(self, x_min: float, x_max: float) -> tuple[Array, Array]:
         """Give the lines of a phase from a CIF.
@@ -274,6 +330,21 @@ class Phase:
             Where the phase does not come from a CIF.
         """
         return self._from_cif("lines").reflections(x_min, x_max)
+
+    @property
+    def known_strain(self) -> tuple[float, float]:
+        """Bounds of its strain.
+
+        Raises
+        ------
+        InputError
+            Where it has none.
+        """
+        if self.strain is None:
+            raise InputError(
+                f"phase {self.name!r}: expected a strain, got none; Phase(…, strain=(-0.01, 0.02))"
+            )
+        return self.strain
 
     @property
     def needs_width(self) -> bool:
@@ -303,6 +374,33 @@ class Phase:
                 f"which has no {what}; make it with Phase.from_cif"
             )
         return self.powder
+
+    @cached_property
+    def _spline(self) -> Spline:
+        return Spline.through(self.x, self.y)
+
+    def _stretched(self, x: Array, strain: float) -> Array:
+        """Give the axis on which the phase has without strain what it has strained on ``x``."""
+        what = f"phase {self.name!r}"
+        check_kind(what, self.axis, needed=True)
+        axis: AxisKind = "q" if self.axis == "q" else "two_theta"
+        if self.powder is None:
+            check_cover(self.x, x, what=what, strain=strain, axis=axis)
+        return stretched(x, strain, axis)
+
+    def _check_strain(self) -> None:
+        what = f"phase {self.name!r}"
+        if self.powder is not None:
+            object.__setattr__(self, "axis", self.powder.axis)
+        check_kind(what, self.axis, needed=self.strain is not None)
+        if self.strain is None:
+            return
+        object.__setattr__(self, "strain", strain_bounds(f"{what}: strain", self.strain))
+        if self.signed:
+            raise InputError(
+                f"{what}: strain: expected a diffraction pattern, got one that may be negative "
+                "(signed=True): the peaks of a pair distribution function move the other way"
+            )
 
     def _check(self) -> None:
         label = f"phase {self.name!r}"

@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 
 #: Wavelengths in Å: below, they are in nm or are energies in MeV, above, they are energies.
 _SHORTEST, _LONGEST = 0.05, 5.0
+#: Places at which widths are compared.
+_PLACES = 256
 #: Lines as many widths beyond the ends of an axis still reach into it.
 _REACH = 50.0
 #: The scale is set by lines down to this spacing in Å, and this share of the way to 2θ = 180°.
@@ -194,6 +196,14 @@ class Powder:
             positions, positions, areas, width.at(t[given])
         )
         return float(((1 - width.eta) * gaussian + width.eta * lorentzian).max())
+
+    def narrowest(self, x: Array) -> float:
+        """Give the least full width at half maximum that a line on an axis (F,) can have."""
+        if self.width is None:
+            raise InputError("width: expected the width of the lines, got None")
+        # What it depends on goes one way along the axis, and the width has one minimum at most.
+        places = np.linspace(float(x[0]), float(x[-1]), _PLACES)
+        return float(self.width.at(self._argument(places)).min())
 
     def _check(self, x: Array, what: str) -> None:
         if x.ndim != 1 or not len(x) or x.dtype.kind not in "fiu" or not (x[1:] > x[:-1]).all():

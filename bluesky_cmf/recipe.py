@@ -52,6 +52,12 @@ class Component:
             return "found in the data"
         return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
 
+    @property
+    def strain(self) -> tuple[float, float] | None:
+        """Bounds of its strain, where it is held at a phase that has one."""
+        held = self.fixed and isinstance(self.pattern, Phase)
+        return self.pattern.strain if held and isinstance(self.pattern, Phase) else None
+
 
 @dataclass(frozen=True)
 class Change:
@@ -97,11 +103,14 @@ class Change:
             raise InputError(
                 f"pattern: {name!r} has no shape while no pattern is fitted; give the one to hold"
             )
+        if not held and isinstance(old, Phase):
+            # What is free has no strain, and none when it is held again where it stands.
+            old = replace(old, strain=None)
         return tuple(
             replace(
                 c,
                 fixed=held,
-                pattern=c.pattern if new is None else new,
+                pattern=old if new is None else new,
                 seeded=c.seeded and new is None,
             )
             if c.name == name

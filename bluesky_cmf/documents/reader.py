@@ -40,6 +40,8 @@ class AnalysisReader:
         The components, in order.
     fixed : tuple of bool
         Which of them are held, as of the last change.
+    strained : tuple of str
+        Those that had a strain when the run began.
     variables : tuple of str
         Data keys of the independent variables.
     units : dict
@@ -119,6 +121,26 @@ class AnalysisReader:
         return self._table(range(first, first + len(self.names)))
 
     @property
+    def strains(self) -> Array:
+        """Best known strains, (N, K), NaN where a component has none or is not there."""
+        first = len(self.variables) + 2 * len(self.names)
+        columns = list(self._strain_keys)
+        strains = np.full((self.n_patterns, len(self.names)), np.nan)
+        strains[:, columns] = self._table(range(first, first + len(columns)))
+        return strains
+
+    @property
+    def strain_errors(self) -> Array:
+        """Standard errors of strains as published with each pattern of this run, (n, K)."""
+        columns = list(self._strain_keys)
+        published = self._published("strain_error", len(columns)) if columns else None
+        n = self._n(self._rows)
+        errors = np.full((n, len(self.names)), np.nan)
+        if published is not None:
+            errors[:, columns] = published
+        return errors
+
+    @property
     def errors(self) -> Array:
         """Standard errors of weights as published with each pattern of this run, (n, K)."""
         return self._published("error", len(self.names))
@@ -156,6 +178,9 @@ class AnalysisReader:
         self.fixed = tuple(bool(record["fixed"]) for record in records)
         self._weight_keys = schema.weight_keys(self.names)
         self._fraction_keys = schema.fraction_keys(self.names)
+        cmf = {} if start is None else start.get("cmf", {})
+        self.strained = schema.strained_names(cmf)
+        self._strain_keys = schema.strain_keys(self.names, self.strained)
         dimensions = [] if start is None else start.get("hints", {}).get("dimensions", [])
         self.variables = tuple(key for keys, _stream in dimensions for key in keys)
         self.units: dict[str, str] = {}
@@ -219,13 +244,16 @@ class AnalysisReader:
 
     def _take_primary(self, data: Mapping[str, Any]) -> None:
         keys, parts = self._weight_keys, self._fraction_keys
+        strains = self._strain_keys.values()
         row = [float(data[key]) for key in (*self.variables, *keys)]
         row += [float(data.get(key, math.nan)) for key in parts]
+        row += [float(data[key]) for key in strains]
         columns = {
             key: [float(data[key])] for key in ("r_factor", "unexplained", "lag", "fit_seconds")
         }
         columns["error"] = [float(data[f"{key}_error"]) for key in keys]
         columns["fraction_error"] = [float(data.get(f"{key}_error", math.nan)) for key in parts]
+        columns["strain_error"] = [float(data[f"{key}_error"]) for key in strains]
         self._rows.extend(row)
         for key, values in columns.items():
             self._columns.setdefault(key, array("d")).extend(values)
@@ -251,6 +279,8 @@ class AnalysisReader:
         for key in self._fraction_keys:
             part = data.get(key, unknown)
             columns.append(part if paged or part is unknown else [part])
+        for key in self._strain_keys.values():
+            columns.append(data[key] if paged else [data[key]])
         for fit, row in zip(map(int, fits), zip(*columns, strict=True), strict=True):
             if fit != self._snapshot_fit:
                 self._snapshot_fit, self._snapshot = fit, array("d")
@@ -305,7 +335,7 @@ class AnalysisReader:
 
     @property
     def _width(self) -> int:
-        return len(self.variables) + 2 * len(self.names)
+        return len(self.variables) + 2 * len(self.names) + len(self._strain_keys)
 
     def _n(self, values: "array[float]") -> int:
         return len(values) // max(self._width, 1)

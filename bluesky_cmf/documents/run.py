@@ -59,6 +59,7 @@ class AnalysisRun:
         self._bundle = compose_run(metadata=metadata, validate=False)
         self._weight_keys = schema.weight_keys(self.names)
         self._fraction_keys = schema.fraction_keys(self.names)
+        self._strain_keys = schema.strain_keys(self.names, self.strained)
         self._streams: dict[str, Any] = {}
         self._parents = dict.fromkeys([self.raw_start["uid"], *self.parents])
         self._snapshot_size, self._snapshot_time = 0, 0.0
@@ -71,6 +72,11 @@ class AnalysisRun:
     def uid(self) -> str:
         """Unique identifier of the analysis run."""
         return str(self._bundle.start_doc["uid"])
+
+    @property
+    def strained(self) -> tuple[str, ...]:
+        """Components that have data keys for a strain."""
+        return schema.strained_names(self.metadata)
 
     def primary(
         self,
@@ -99,12 +105,15 @@ class AnalysisRun:
         parts = fractions(rows.weights, area)
         part_errors = fraction_errors(rows.weights, rows.covariance, area)
         tables = rows.weights, rows.errors, parts, part_errors, rows.r_factor, rows.unexplained
-        for point, weights, errors, part, part_error, r_factor, unexplained in zip(
-            points, *tables, strict=True
+        for i, (point, weights, errors, part, part_error, r_factor, unexplained) in enumerate(
+            zip(points, *tables, strict=True)
         ):
             data: dict[str, Any] = self._position(point)
             data |= _with_errors(self._weight_keys, weights, errors)
             data |= _with_errors(self._fraction_keys, part, part_error)
+            for k, key in self._strain_keys.items():
+                data[key] = float(rows.strains[i, k])
+                data[f"{key}_error"] = float(rows.strain_errors[i, k])
             data |= {
                 "r_factor": float(r_factor),
                 "unexplained": float(unexplained),
@@ -204,7 +213,7 @@ class AnalysisRun:
 
     def _primary_keys(self) -> schema.DataKeys:
         errors = self.metadata.get("errors")
-        return schema.primary_keys(self.names, self.variables, errors=errors)
+        return schema.primary_keys(self.names, self.variables, self.strained, errors=errors)
 
     def _axis(self) -> Axis:
         if self.axis is None:
@@ -226,8 +235,12 @@ class AnalysisRun:
         for keys, table in ((self._weight_keys, result.weights), (self._fraction_keys, parts)):
             columns = table.astype(float).T.tolist()
             data |= dict(zip(keys, columns, strict=True))
+        for k, key in self._strain_keys.items():
+            data[key] = result.strains[:, k].tolist()
         now = [time.time()] * n
-        stream = self._stream("weights", lambda: schema.weights_keys(self.names, self.variables))
+        stream = self._stream(
+            "weights", lambda: schema.weights_keys(self.names, self.variables, self.strained)
+        )
         page = stream.compose_event_page(
             data=data, timestamps={key: list(now) for key in data}, time=now, validate=False
         )

@@ -32,6 +32,8 @@ __all__ = [
     "primary_keys",
     "rejected_keys",
     "start_metadata",
+    "strain_keys",
+    "strained_names",
     "weight_keys",
     "weights_keys",
 ]
@@ -103,7 +105,7 @@ _CLAIMED = frozenset(
     ]
 )
 #: How the keys of components begin: an independent variable whose name does gets a prefix, too.
-_PREFIXES = ("weight_", "fraction_")
+_PREFIXES = ("weight_", "fraction_", "strain_")
 
 #: What a fraction is, and what it is not: of mass, for which nobody has told the densities.
 _FRACTION = "weight * area of the component / sum of these: part of the fitted intensity; {name}"
@@ -195,6 +197,36 @@ def fraction_keys(names: Sequence[str]) -> list[str]:
     return [f"fraction_{key.removeprefix('weight_')}" for key in weight_keys(names)]
 
 
+def strain_keys(names: Sequence[str], strained: Sequence[str]) -> dict[int, str]:
+    """Give the components that are strained, by number, their data key.
+
+    Parameters
+    ----------
+    names, strained : sequence of str
+        All components, and those that are strained.
+
+    Returns
+    -------
+    dict of int to str
+        ``strain_<name>``, by the same rule as the weight's.
+
+    Examples
+    --------
+    >>> strain_keys(["unknown 1", "BaTiO3 (cubic)"], ["BaTiO3 (cubic)"])
+    {1: 'strain_BaTiO3__cubic_'}
+    """
+    keys = enumerate(zip(names, weight_keys(names), strict=True))
+    return {
+        k: f"strain_{key.removeprefix('weight_')}" for k, (name, key) in keys if name in strained
+    }
+
+
+def strained_names(cmf: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the components that are strained, by the ``cmf`` metadata of a start document."""
+    records = cmf.get("components") or ()
+    return tuple(str(record["name"]) for record in records if record.get("strain"))
+
+
 def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]:
     """Give the fields of the scan's dimensions their data keys in ``primary``.
 
@@ -226,13 +258,22 @@ def independents(dimensions: Iterable[Iterable[str]]) -> tuple[Independent, ...]
 
 
 def component_record(
-    name: str, *, fixed: bool, origin: str, values: Array | None
+    name: str,
+    *,
+    fixed: bool,
+    origin: str,
+    values: Array | None,
+    strain: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
-    """Describe one component for the ``cmf`` metadata, with a hash of what it is held at."""
+    """Describe one component for the ``cmf`` metadata, with a hash of what it is held at.
+
+    Where it has a strain, with the bounds of that.
+    """
     digest = None
     if values is not None:
         digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return {"name": name, "fixed": fixed, "origin": origin, "sha256": digest}
+    record = {"name": name, "fixed": fixed, "origin": origin, "sha256": digest}
+    return record if strain is None else {**record, "strain": list(strain)}
 
 
 def start_metadata(
@@ -280,7 +321,11 @@ def _hints(raw_hints: Mapping[str, Any], variables: Sequence[Independent]) -> di
 
 
 def primary_keys(
-    names: Sequence[str], variables: Sequence[Independent], *, errors: str | None = None
+    names: Sequence[str],
+    variables: Sequence[Independent],
+    strained: Sequence[str] = (),
+    *,
+    errors: str | None = None,
 ) -> DataKeys:
     """Describe an event of ``primary``: one pattern.
 
@@ -290,6 +335,8 @@ def primary_keys(
         The components.
     variables : sequence of Independent
         Variables that each pattern comes with.
+    strained : sequence of str, optional
+        Components that have a strain.
     errors : str, optional
         Where the noise of patterns comes from: ``"counts"``, the data key of their standard
         errors, or None: the residual.
@@ -300,6 +347,9 @@ def primary_keys(
         keys |= {key: _number(source=name), f"{key}_error": dict(error)}
     for key, name in zip(fraction_keys(names), names, strict=True):
         keys |= {key: _number(source=_FRACTION.format(name=name)), f"{key}_error": dict(error)}
+    for k, key in strain_keys(names, strained).items():
+        keys[key] = _number(source=f"lattice expansion of {names[k]}: d becomes d (1 + strain)")
+        keys[f"{key}_error"] = _number(source=f"{error['source']}; joint with those of the weights")
     keys["r_factor"] = _number(source="sqrt(sum((x - wH)^2) / sum(x^2))")
     keys["unexplained"] = _number(source="sum(max(x - wH, 0)) / sum(x)")
     keys |= {"n_patterns": _integer(), "lag": _integer(), "fit_seconds": _number(units="s")}
@@ -318,13 +368,16 @@ def component_keys(axis: Axis, components: Array) -> DataKeys:
     }
 
 
-def weights_keys(names: Sequence[str], variables: Sequence[Independent]) -> DataKeys:
+def weights_keys(
+    names: Sequence[str], variables: Sequence[Independent], strained: Sequence[str] = ()
+) -> DataKeys:
     """Describe a row of ``weights``: one pattern of a snapshot."""
     keys = _variable_keys(variables) | {"fit_id": _integer(), "pattern": _integer()}
     keys |= {key: _number(source=n) for key, n in zip(weight_keys(names), names, strict=True)}
     for key, name in zip(fraction_keys(names), names, strict=True):
         keys[key] = _number(source=_FRACTION.format(name=name))
-    return keys
+    strains = strain_keys(names, strained).items()
+    return keys | {key: _number(source=f"lattice expansion of {names[k]}") for k, key in strains}
 
 
 def latest_keys(axis: Axis, pattern: Array) -> DataKeys:

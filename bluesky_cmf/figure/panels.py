@@ -31,6 +31,7 @@ from .artists import (
     waiting,
 )
 from .components import Rows, Stack
+from .strains import Strains
 from .view import View
 
 __all__ = ["Panels"]
@@ -53,6 +54,7 @@ class Panels:
         The figure.
     axes : dict of str to Axes
         What each axes shows; `pattern` and `difference` are one panel, `r_factor` and `lag` too.
+        `strain` is there where phases have some.
     """
 
     def __init__(self, figure: Figure) -> None:
@@ -62,7 +64,8 @@ class Panels:
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06)
         figure.set_layout_engine(layout)
         halves = figure.add_gridspec(1, 2, width_ratios=(1.12, 1), wspace=0.03)
-        left = halves[0].subgridspec(2, 1, height_ratios=(1.75, 1), hspace=0.02)
+        self._left = halves[0]
+        left = self._left.subgridspec(2, 1, height_ratios=(1.75, 1), hspace=0.02)
         right = halves[1].subgridspec(3, 1, height_ratios=(4.6, 3.2, 1.2), hspace=0.0)
         weights, components = figure.add_subplot(left[0]), figure.add_subplot(right[0])
         r_factor = figure.add_subplot(left[1], sharex=weights)
@@ -84,6 +87,7 @@ class Panels:
         self._stack = Stack(components)
         self._newest = _Newest(pattern, difference)
         self._quality = _Quality(r_factor, lag)
+        self._strains: Strains | None = None
         self._header = _Header(figure, layout)
 
     def show(self, view: View) -> None:
@@ -93,11 +97,32 @@ class Panels:
             # Where somebody zoomed into another dataset, there may be nothing of this one.
             for axes in self.axes.values():
                 axes.autoscale(True)
+        self._make_room(view)
         self._header.show(view)
         self._rows.show(view)
+        if self._strains is not None:
+            self._strains.show(view)
         self._quality.show(view)
         self._stack.show(view)
         self._newest.show(view)
+
+    def _make_room(self, view: View) -> None:
+        """Have a panel for strains where there are some, and else none."""
+        if bool(view.strained) == (self._strains is not None):
+            return
+        weights, r_factor, lag = (self.axes[name] for name in ("weights", "r_factor", "lag"))
+        if view.strained:
+            rows = self._left.subgridspec(3, 1, height_ratios=(1.3, 0.65, 1), hspace=0.02)
+            self.axes["strain"] = self.figure.add_subplot(rows[1], sharex=weights)
+            self._strains = Strains(self.axes["strain"])
+        else:
+            rows = self._left.subgridspec(2, 1, height_ratios=(1.75, 1), hspace=0.02)
+            self.axes.pop("strain").remove()
+            self._strains = None
+        last = rows[-1]
+        weights.set_subplotspec(rows[0])
+        for axes in (r_factor, lag):
+            axes.set_subplotspec(last)
 
 
 class _Header:

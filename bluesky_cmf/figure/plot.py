@@ -142,7 +142,8 @@ class LiveNMFPlot(QtAwareCallback):  # type: ignore[misc]
     def axes(self) -> dict[str, Axes]:
         """The axes, by what they show, to adjust them for a paper.
 
-        ``weights``, ``components``, ``pattern`` and its ``difference``, ``r_factor`` and ``lag``;
+        ``weights``, ``components``, ``pattern`` and its ``difference``, ``r_factor`` and ``lag``,
+        and ``strain`` where phases have some;
         the curve of a component has the component's name for a label.
         """
         return self._panels.axes

@@ -60,6 +60,10 @@ class View:
         published.
     most : float
         What they cannot exceed: 1 for fractions.
+    strained : tuple of int
+        Components that have a strain.
+    strains, strain_errors : ndarray (N, K)
+        NaN where there is none.
     marks : tuple of (float, str)
         Changes of constraints, on the abscissa.
     unexplained : tuple of (float, float)
@@ -88,6 +92,9 @@ class View:
     errors: Array
     weight_label: str
     most: float
+    strained: tuple[int, ...]
+    strains: Array
+    strain_errors: Array
     marks: tuple[tuple[float, str], ...]
     unexplained: tuple[tuple[float, float], ...]
     onsets: tuple[tuple[float, str], ...]
@@ -109,7 +116,7 @@ class _Past:
     uid: str | None = None
     names: tuple[str, ...] = ()
     slots: dict[str, int] = field(default_factory=dict)
-    errors: dict[tuple[Amounts, str], Array] = field(default_factory=dict)
+    errors: dict[tuple[str, str], Array] = field(default_factory=dict)
     r_factor: Array = field(default_factory=lambda: np.empty(0))
     lag: Array = field(default_factory=lambda: np.empty(0))
     changes: tuple[tuple[int, str, str], ...] = ()
@@ -163,6 +170,9 @@ class Story:
             errors=self._errors(n, show) * scales,
             weight_label=weight_label,
             most=most,
+            strained=tuple(reader.names.index(name) for name in reader.strained),
+            strains=reader.strains,
+            strain_errors=self._strain_errors(n),
             marks=_marks(self._changes(), abscissa),
             unexplained=tuple(ends for alarm in alarms for ends in alarm.ranges),
             onsets=_onsets(alarms, abscissa),
@@ -175,10 +185,12 @@ class Story:
 
     def _as_past(self) -> _Past:
         reader, n = self.reader, self.reader.n_patterns
+        tables = {show: self._errors(n, show) for show in get_args(Amounts)}
+        tables["strains"] = self._strain_errors(n)
         errors = {
-            (show, name): column
-            for show in get_args(Amounts)
-            for name, column in zip(reader.names, self._errors(n, show).T, strict=True)
+            (table, name): column
+            for table, columns in tables.items()
+            for name, column in zip(reader.names, columns.T, strict=True)
         }
         return _Past(
             reader.uid,
@@ -200,10 +212,18 @@ class Story:
         return rows
 
     def _errors(self, n: int, show: Amounts) -> Array:
-        reader, nothing = self.reader, np.empty(0)
+        reader = self.reader
         published = reader.errors if show == "weights" else reader.fraction_errors
+        return self._columns(show, published, n)
+
+    def _strain_errors(self, n: int) -> Array:
+        return self._columns("strains", self.reader.strain_errors, n)
+
+    def _columns(self, table: str, published: Array, n: int) -> Array:
+        """Put what was published of each component where it belongs, (N, K)."""
+        nothing = np.empty(0)
         columns = [
-            self._rows(self._past.errors.get((show, name), nothing), published[:, k], n)
+            self._rows(self._past.errors.get((table, name), nothing), published[:, k], n)
             for k, name in enumerate(self.reader.names)
         ]
         return np.column_stack(columns) if columns else np.empty((n, 0))

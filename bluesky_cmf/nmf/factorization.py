@@ -103,6 +103,10 @@ class Factorization(ABC):
         """Give a component another shape, (F,); weights stay until they are solved for."""
         self.H[k] = pattern
 
+    def reconstruct(self, W: torch.Tensor, start: int) -> torch.Tensor:
+        """Reconstruct rows from ``start`` on, (M, F), of weights (M, K)."""
+        return W @ self.H
+
     def unexplained(self, start: int, stop: int) -> float:
         """Tell how much of some rows is left, relative to them, as of their last solve."""
         squared = sum(

@@ -1,6 +1,6 @@
 """Follow rows as they arrive, search between them, converge at the end: for any loss."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -167,7 +167,8 @@ class Fit:
             if worst is None:
                 break
             row = first + worst
-            shape = as_shape(self.X.row(row) - factors.W.tensor(row, row + 1)[0] @ factors.H)
+            fitted = factors.reconstruct(factors.W.tensor(row, row + 1), row)[0]
+            shape = as_shape(self.X.row(row) - fitted)
             if shape is None:
                 break
             factors.reseed(k, shape)
@@ -210,7 +211,7 @@ class Fit:
         third = deadline.earlier(1 / 3)
         own = self._begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=_EVENT_TOL, deadline=third)
         best: Sweeps | None = None
-        for start in data_seeds(self.X, H, self.rules.free, seed=self.seed):
+        for start in self._starts(self.X, H):
             if deadline.passed:
                 break
             trial = self._begin(start)
@@ -232,7 +233,7 @@ class Fit:
             yield from _sweep_steps(own, self.trial_sweeps)
             yield from self._challenge(own.H)
             best = own
-            for start in data_seeds(data, self.factors.H, self.rules.free, seed=self.seed):
+            for start in self._starts(data, self.factors.H):
                 trial = self._sweeps(data, start, held=held)
                 yield from _sweep_steps(trial, self.trial_sweeps)
                 best = min(best, trial, key=lambda state: state.curve[-1])
@@ -290,8 +291,7 @@ class Fit:
 
     def _converge(self) -> bool:
         H, W = self.factors.H, self.factors.W.tensor()
-        starts = data_seeds(self.X, H, self.rules.free, seed=self.seed)
-        trials = [self._begin(start) for start in starts]
+        trials = [self._begin(start) for start in self._starts(self.X, H)]
         for trial in trials:
             trial.descend(max_sweeps=self.trial_sweeps, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
@@ -310,6 +310,10 @@ class Fit:
         self._take(self._challenger(end.H))
 
     # --- details ---------------------------------------------------------------------------
+
+    def _starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield components to start from that depend on the data alone."""
+        return data_seeds(X, H, self.rules.free, seed=self.seed)
 
     def _begin(self, H: torch.Tensor, *, W: torch.Tensor | None = None) -> Sweeps:
         return self._sweeps(self.X, H, W=W, held=self.held)

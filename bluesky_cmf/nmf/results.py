@@ -12,7 +12,7 @@ import torch
 from .fractions import areas, fractions
 from .rows import Frozen
 
-__all__ = ["FitResult", "RowFit", "relative", "scales"]
+__all__ = ["FitResult", "RowFit", "relative", "scales", "spread_strains"]
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +34,9 @@ class RowFit:
         Intensity above the reconstruction, as a fraction: ``sum(max(x - wH, 0)) / sum(x)``.
     reconstruction : ndarray (F,)
         wH of the last of the rows.
+    strains, strain_errors : ndarray (M, K)
+        Strains of the components that have some, and their standard errors, joint with those of
+        the weights; NaN for the others, and where a weight is zero. The error is 0 at a bound.
     """
 
     weights: Array
@@ -41,6 +44,14 @@ class RowFit:
     r_factor: Array
     unexplained: Array
     reconstruction: Array
+    strains: Array = field(default_factory=lambda: np.empty(0))
+    strain_errors: Array = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        if not self.strains.size:
+            none = np.full(self.weights.shape, np.nan)
+            object.__setattr__(self, "strains", none)
+            object.__setattr__(self, "strain_errors", none)
 
     @cached_property
     def errors(self) -> Array:
@@ -71,6 +82,8 @@ class FitResult:
         Duration of the refit.
     weights, components, r_factor : ndarray
         (N, K), (K, F) and (N,); made on first access, as of the refit.
+    strains : ndarray (N, K)
+        Strains, NaN where a component has none or its weight is zero.
     """
 
     names: tuple[str, ...]
@@ -84,6 +97,8 @@ class FitResult:
     _scalable: tuple[int, ...] = field(repr=False)
     _squared_residual: Frozen = field(repr=False)
     _squared_norm: torch.Tensor = field(repr=False)
+    _strains: Frozen | None = field(repr=False, default=None)
+    _strained: tuple[int, ...] = field(repr=False, default=())
 
     @property
     def objective(self) -> float:
@@ -94,6 +109,13 @@ class FitResult:
     def weights(self) -> Array:
         """Weights of the components, (N, K)."""
         return _frozen((self._W.tensor() * self._scale).to(self._H.dtype))
+
+    @cached_property
+    def strains(self) -> Array:
+        """Strains of the components that have some, (N, K), in float64; NaN elsewhere."""
+        W = self._W.tensor()
+        own = W.new_zeros(len(W), 0) if self._strains is None else self._strains.tensor()
+        return _frozen(spread_strains(own, W, self._strained))
 
     @cached_property
     def _scale(self) -> torch.Tensor:
@@ -139,6 +161,17 @@ def scales(H: torch.Tensor, scalable: Sequence[int]) -> torch.Tensor:
     for k in scalable:
         scale[k] = H[k].max()
     return scale.masked_fill_(scale <= 0, 1.0)
+
+
+def spread_strains(own: torch.Tensor, W: torch.Tensor, strained: Sequence[int]) -> torch.Tensor:
+    """Give what belongs to strained components (M, S) its columns of (M, K).
+
+    It is NaN for the others, and where nothing of a component is there.
+    """
+    strains = torch.full_like(W, torch.nan)
+    columns = list(strained)
+    strains[:, columns] = torch.where(W[:, columns] > 0, own, torch.nan)
+    return strains
 
 
 def relative(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

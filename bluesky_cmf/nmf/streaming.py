@@ -10,19 +10,22 @@ import torch
 
 from ..errors import InputError
 from .blocks import Blocks
-from .checkpoint import FIT_STATE, checked_state
+from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
 from .components import Components, as_patterns
 from .constraints import checked_count, checked_number, checked_seconds
 from .covariance import Noises, given, on_host
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
+from .families import Family
 from .fit import Fit
 from .held import HeldWeights
 from .kernels import warm_up
 from .leastsquares import LeastSquares
 from .numerics import beta_of, check_numerics, chosen_device
-from .results import FitResult, RowFit, relative
+from .results import FitResult, RowFit, relative, spread_strains
 from .rules import Rules
+from .strainedfactors import StrainedFactors
+from .strainedfit import StrainedFit
 
 __all__ = ["FitResult", "RowFit", "StreamingNMF"]
 
@@ -48,7 +51,7 @@ class StreamingNMF:
         ½‖X - WH‖², or the beta-divergence of X from WH: 1 is Kullback and Leibler's, right for
         counts, 0 Itakura and Saito's.
     device : str or torch.device, optional
-        ``"auto"``: CUDA where there is one, else the CPU.
+        ``"auto"``: CUDA where there is one and nothing is strained, else the CPU.
     dtype : torch.dtype, optional
         What patterns are stored in and the result is given in. Arithmetic is in float64.
     seed : int, optional
@@ -58,6 +61,10 @@ class StreamingNMF:
         ``alpha * (1 - l1_ratio) / 2`` times the sum of their squares.
     sum_to_one : bool, optional
         Weights of a pattern add up to 1: fractions.
+    families : mapping of str to Family, optional
+        Components whose shape has a strain of its own in each pattern, by name: they are held,
+        and the strain is fitted with the weights. Their entry in ``components`` is the family's
+        shape, given or not. For the loss ``"frobenius"`` alone.
 
     Raises
     ------
@@ -102,12 +109,17 @@ class StreamingNMF:
         alpha: float = 0.0,
         l1_ratio: float = 0.0,
         sum_to_one: bool = False,
+        families: Mapping[str, Family] | None = None,
     ) -> None:
         n_features = checked_count("n_features", n_features)
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
         self._beta = beta_of(loss)
-        self.device = chosen_device(device)
+        for name in families or ():
+            self._check_loss(name, loss)
+        # With strains the kernels of the CPU are faster than any device.
+        chosen = "cpu" if device == "auto" and families else device
+        self.device = chosen_device(chosen)
         if self.device.type == "cpu":
             # Now, and not at the first pattern.
             warm_up(beta=self._beta)
@@ -128,6 +140,11 @@ class StreamingNMF:
         self.sum_to_one = bool(sum_to_one)
         self._X = Blocks(n_features, dtype=dtype, device=self.device)
         self._held = HeldWeights(self.names, device=self.device)
+        self._families: dict[str, Family] = {}
+        #: Strains of the rows so far, by component, for a fit that is built anew.
+        self._strains: dict[str, torch.Tensor] = {}
+        for name, family in (families or {}).items():
+            self._strain(self._components.index(name), family)
         self._fit = self._engine()
         self._exact = True
         self._result: FitResult | None = None
@@ -152,6 +169,11 @@ class StreamingNMF:
     def fixed(self) -> tuple[bool, ...]:
         """Which components are held."""
         return tuple(self._components.fixed)
+
+    @property
+    def families(self) -> dict[str, Family]:
+        """Components that are strained, by name."""
+        return dict(self._families)
 
     @property
     def components(self) -> Array:
@@ -316,19 +338,31 @@ class StreamingNMF:
         """
         factors = self._fit.factors
         start, stop, _ = slice(start, stop).indices(len(factors))
-        H, W = factors.H, factors.W.tensor(start, stop)
+        W = factors.W.tensor(start, stop)
         noises = given(noises, len(W))
-        squared, over, total = self._residual_sums(W, H, start, stop)
-        scale = factors.scale
+        sums, fit = self._residual_sums(W, start, stop)
+        squared, over, total = sums.unbind(1)
+        scale, strains = factors.scale, {}
         size = on_host(scale)
-        covariance = factors.covariance(W, start, squared, noises) * (size[:, None] * size)
-        fit = W[-1] @ H if len(W) else H.new_zeros(self.n_features)
+        if isinstance(factors, StrainedFactors):
+            joint = factors.joint(start, squared, noises)
+            covariance = joint[:, : len(size), : len(size)]
+            deviations = np.sqrt(np.maximum(joint.diagonal(axis1=1, axis2=2), 0.0))
+            own_errors = torch.as_tensor(deviations[:, len(size) :], device=W.device)
+            for key, own in (
+                ("strains", factors.strains.tensor(start, stop)),
+                ("strain_errors", own_errors),
+            ):
+                strains[key] = spread_strains(own, W, factors.tables.strained).cpu().numpy()
+        else:
+            covariance = factors.covariance(W, start, squared, noises)
         return RowFit(
             weights=(W * scale).cpu().numpy(),
-            covariance=covariance,
+            covariance=covariance * (size[:, None] * size),
             r_factor=relative(squared, self._X.norms[start:stop]).sqrt().cpu().numpy(),
             unexplained=relative(over, total).cpu().numpy(),
             reconstruction=fit.to(self.dtype).cpu().numpy(),
+            **strains,
         )
 
     def patterns(self, start: int = 0, stop: int | None = None) -> Array:
@@ -338,8 +372,45 @@ class StreamingNMF:
         chunks = [empty, *(rows for _, rows in self._X.chunks(start, stop))]
         return np.array(torch.cat(chunks).to(self.dtype).cpu().numpy())
 
-    def fix(self, name: str, pattern: npt.ArrayLike | torch.Tensor | None = None) -> None:
-        """Hold a component at a pattern (F,), or at the shape that it has.
+    def reconstruction(self, start: int = 0, stop: int | None = None) -> Array:
+        """Give what the last fit makes of the patterns, (M, F): components times weights.
+
+        Components with a strain are stretched by that of each pattern. Patterns that came after
+        the last refit are left out.
+        """
+        factors = self._fit.factors
+        start, stop, _ = slice(start, stop).indices(len(factors))
+        W = factors.W.tensor(start, stop)
+        rows = [W.new_zeros(0, self.n_features)]
+        for first, chunk in self._X.chunks(start, stop):
+            weights = W[first - start : first - start + len(chunk)]
+            rows.append(factors.reconstruct(weights, first))
+        return np.array(torch.cat(rows).to(self.dtype).cpu().numpy())
+
+    def strains_at_bounds(self, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
+        """Tell which patterns have the strain of a component at one of its bounds, by component."""
+        factors = self._fit.factors
+        if not isinstance(factors, StrainedFactors):
+            return {}
+        start, stop, _ = slice(start, stop).indices(len(factors))
+        columns = factors.at_bounds(start, stop).T.cpu()
+        found = zip(factors.tables.strained, columns, strict=True)
+        return {
+            self.names[k]: (start + column.nonzero()[:, 0]).tolist()
+            for k, column in found
+            if bool(column.any())
+        }
+
+    def fix(
+        self,
+        name: str,
+        pattern: npt.ArrayLike | torch.Tensor | None = None,
+        *,
+        family: Family | None = None,
+    ) -> None:
+        """Hold a component at a pattern (F,), at the shape that it has, or at a family's.
+
+        At another pattern a component has no strain any more.
 
         Raises
         ------
@@ -351,14 +422,20 @@ class StreamingNMF:
         k = self._components.index(name)
         values = None if pattern is None else self._pattern(pattern)
         self._keep_shapes()
-        self._components.pin(k, values)
+        if family is not None:
+            self._strain(k, family)
+        else:
+            self._components.pin(k, values)
+            if values is not None:
+                self._unstrain(name)
         self._changed = self._rebuild = True
 
     def release(self, name: str) -> None:
-        """Let a component go free; it starts from where it was held."""
+        """Let a component go free; it starts from where it was held, and has no strain any more."""
         k = self._components.index(name)
         self._keep_shapes()
         self._components.fixed[k] = False
+        self._unstrain(name)
         self._changed = self._rebuild = True
 
     def add_component(
@@ -366,8 +443,12 @@ class StreamingNMF:
         name: str | None = None,
         pattern: npt.ArrayLike | torch.Tensor | None = None,
         fixed: bool = False,
+        *,
+        family: Family | None = None,
     ) -> str:
         """Append a component and return its name; without a pattern it is seeded from the data.
+
+        With a family it is held, and has a strain.
 
         Raises
         ------
@@ -380,9 +461,13 @@ class StreamingNMF:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
         name = self._components.new_name(name)
         values = None if pattern is None else self._pattern(pattern)
+        if family is not None:
+            self._check_family(name, family)
         self._keep_shapes()
         self._components.add(name, values, fixed=fixed)
         self._held.add(name)
+        if family is not None:
+            self._strain(len(self._components) - 1, family)
         self._changed = self._rebuild = True
         return name
 
@@ -402,6 +487,7 @@ class StreamingNMF:
         self._keep_shapes()
         self._components.remove(k)
         self._held.remove(name)
+        self._unstrain(name)
         self._changed = self._rebuild = True
 
     def fix_weights(self, name: str, weights: npt.ArrayLike) -> None:
@@ -454,6 +540,7 @@ class StreamingNMF:
             "alpha": np.array(self.alpha),
             "l1_ratio": np.array(self.l1_ratio),
             "sum_to_one": np.array(self.sum_to_one),
+            **family_state(self._families),
         }
 
     @classmethod
@@ -482,6 +569,7 @@ class StreamingNMF:
             alpha=float(arrays["alpha"]),
             l1_ratio=float(arrays["l1_ratio"]),
             sum_to_one=bool(arrays["sum_to_one"]),
+            families=families_of(arrays),
         )
         if len(patterns):
             model.append(patterns)
@@ -489,7 +577,9 @@ class StreamingNMF:
         # The constructor rounds components to ``dtype``; these are masters in float64.
         model._components.H = torch.tensor(components, dtype=torch.float64, device=model.device)
         model._fit, model._rebuild = model._engine(), False
-        model._fit.restore({key: arrays[key] for key in FIT_STATE})
+        model._fit.restore(
+            {key: arrays[key] for key in (*FIT_STATE, *STRAIN_STATE) if key in arrays}
+        )
         return model
 
     # --- the fit ---------------------------------------------------------------------------
@@ -497,6 +587,18 @@ class StreamingNMF:
     def _engine(self) -> Fit:
         """Build what fits, from the components as they are."""
         held = self._held.rows()
+        if self._families:
+            families = {self._components.index(name): f for name, f in self._families.items()}
+            strains = [self._strains.get(self.names[k]) for k in sorted(families)]
+            return StrainedFit(
+                self._X,
+                self._components.H,
+                self._rules(),
+                seed=self.seed,
+                held=held,
+                families=families,
+                strains=strains,
+            )
         fit = LeastSquares if self._beta == 2 else DivergenceFit
         return fit(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
 
@@ -523,14 +625,50 @@ class StreamingNMF:
         return factors.H / factors.scale[:, None]
 
     def _keep_shapes(self) -> None:
-        """Note where the fit has brought the components, before constraints change."""
+        """Note where the fit has brought components and strains, before constraints change."""
         self._components.H = self._shapes()
+        factors = self._fit.factors
+        if isinstance(factors, StrainedFactors) and not self._rebuild:
+            # By the names that the fit was built with.
+            columns = factors.strains.tensor().unbind(1)
+            names = [self.names[k] for k in factors.tables.strained]
+            self._strains = dict(zip(names, columns, strict=True))
+
+    def _check_loss(self, name: str, loss: str | float) -> None:
+        if self._beta != 2:
+            raise InputError(
+                f"loss: a strain is fitted by least squares, expected 'frobenius' where component "
+                f"{name!r} has one, got {loss!r}; leave its strain out, or the loss"
+            )
+
+    def _check_family(self, name: str, family: Family) -> None:
+        self._check_loss(name, self.loss)
+        if not isinstance(family, Family) or len(family.shape) != self.n_features:
+            raise InputError(
+                f"families: expected a Family of {self.n_features} points for {name!r}, got "
+                f"{family!r}"
+            )
+
+    def _strain(self, k: int, family: Family) -> None:
+        """Hold a component at a family of shapes."""
+        name = self._components.names[k]
+        self._check_family(name, family)
+        self._components.pin(k, self._pattern(family.shape))
+        self._unstrain(name)
+        self._families[name] = family
+        if self.device.type == "cpu":
+            warm_up(strained=True)
+
+    def _unstrain(self, name: str) -> None:
+        self._families.pop(name, None)
+        self._strains.pop(name, None)
 
     def _publish(
         self, started: float, objective: float | torch.Tensor, *, converged: bool
     ) -> FitResult:
         factors = self._fit.factors
         H = factors.H
+        strained = factors if isinstance(factors, StrainedFactors) else None
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
@@ -543,6 +681,8 @@ class StreamingNMF:
             _scalable=factors.rules.scalable,
             _squared_residual=factors.squared.frozen(),
             _squared_norm=self._X.norms,
+            _strains=None if strained is None else strained.strains.frozen(),
+            _strained=() if strained is None else tuple(strained.tables.strained),
         )
         return self._result
 
@@ -560,16 +700,20 @@ class StreamingNMF:
         return patterns[0].to(torch.float64)
 
     def _residual_sums(
-        self, W: torch.Tensor, H: torch.Tensor, start: int, stop: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Squared residual, what lies above the fit, and intensity of some rows, each (M,)."""
-        sums = [W.new_zeros(0, 3)]
+        self, W: torch.Tensor, start: int, stop: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared residual, what lies above the fit, and intensity of some rows, (M, 3).
+
+        With the reconstruction of the last one, (F,).
+        """
+        sums, last = [W.new_zeros(0, 3)], W.new_zeros(self.n_features)
         for first, rows in self._X.chunks(start, stop):
-            left = rows - W[first - start : first - start + len(rows)] @ H
+            weights = W[first - start : first - start + len(rows)]
+            fit = self._fit.factors.reconstruct(weights, first)
+            left, last = rows - fit, fit[-1]
             each = (left.square().sum(1), left.clamp_min(0).sum(1), rows.sum(1))
             sums.append(torch.stack(each, 1))
-        squared, over, total = torch.cat(sums).unbind(1)
-        return squared, over, total
+        return torch.cat(sums), last
 
 
 def _on_device(values: object) -> bool:

@@ -11,6 +11,9 @@ __all__ = ["Alarm", "OnUnknown", "tell"]
 
 Array = npt.NDArray[Any]
 
+#: Most places that are named in words.
+_NAMED = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Alarm:
@@ -84,11 +87,12 @@ def tell(alarm: Alarm, *, axis: str, units: str, step: float, known: bool) -> st
     >>> alarm = Alarm(((3.1, 3.2), (4.1, 4.25)), 31, 33, 8.31, 0.0192, n_places=7)
     >>> print(tell(alarm, axis="two_theta", units="deg", step=0.01, known=True))
     no component explains the intensity at two_theta 3.10-3.20, 4.10-4.25 deg and 5 more places \
-since pattern 31: 1.9 % of all, 8.3 σ above the noise (estimated from the residual)
+since pattern 31: 1.9 % of all, 8.31 σ above the noise (estimated from the residual)
     """
     digits = max(0, int(np.ceil(-np.log10(step)))) if step > 0 else 3
-    places = ", ".join(f"{first:.{digits}f}-{last:.{digits}f}" for first, last in alarm.ranges)
-    more = alarm.n_places - len(alarm.ranges)
+    named = alarm.ranges[:_NAMED]
+    places = ", ".join(f"{first:.{digits}f}-{last:.{digits}f}" for first, last in named)
+    more = alarm.n_places - len(named)
     others = f" and {more} more place{'s' if more > 1 else ''}" if more > 0 else ""
     where = f"{axis} {places}{f' {units}' if units else ''}{others}"
     noise = " (estimated from the residual)" if alarm.estimated else ""

@@ -23,6 +23,8 @@ _APART, _SUMMED = 4, 4
 _PEDESTAL = 1e-4
 #: The least noise, as a part of the largest intensity: what rounding in the fit may leave.
 _LEAST = 1e-6
+#: Relative error of the noise of a stretch, from one pattern.
+_DOUBT = 0.15
 #: Part of the points that are zero where counts are sparse.
 _SPARSE = 0.2
 _TINY = 1e-300
@@ -92,10 +94,7 @@ class Noise:
         skew = np.minimum(sigma / expected, 1.0)
         for m, pattern in enumerate(patterns):
             if np.count_nonzero(pattern) < (1.0 - _SPARSE) * len(pattern):
-                quantum = pattern.min(where=pattern > 0, initial=pattern.max())
-                if variances[m] is None:
-                    np.maximum(sigma[m], np.sqrt(quantum * expected[m]), out=sigma[m])
-                np.maximum(skew[m], quantum / sigma[m], out=skew[m])
+                _count(pattern, expected[m], variances[m], sigma[m], skew[m])
         return sigma, skew
 
     def _estimated(self, left: Array, expected: Array, *, disturbed: bool) -> Array:
@@ -107,6 +106,8 @@ class Noise:
         # A pattern that is noisier than the others (shorter, or scaled) is taken as it is.
         own = np.maximum(_medians(size[:, ::2]) / _MEDIAN, 1.0)
         root *= self._shape
+        # What few patterns tell of a stretch is uncertain, and too small as often as too large.
+        own *= 1.0 + _DOUBT / self._averaged**0.5
         root *= own[:, None]
         root *= self._gain
         return root
@@ -134,14 +135,28 @@ class Noise:
         gain = np.maximum(_gains(left / shape, length), 1.0)
         if not self._averaged:
             self._levels = [np.zeros(found.shape[1]) for found in (level, factor, gain)]
-        self._averaged += len(size)
-        share = len(size) / min(self._averaged, max(_MEMORY, len(size)))
+        self._averaged = min(self._averaged + len(size), max(_MEMORY, len(size)))
+        share = len(size) / self._averaged
         for known, found in zip(self._levels, (level, factor, gain), strict=True):
             known += share * (found.mean(axis=0) - known)
         level_, factor_, gain_ = self._levels
         self._shape = _drawn_out(level_[None], n, length)[0]
         self._shape[order[-1]] *= np.repeat(factor_, length)[:n]
         self._gain = _drawn_out(gain_[None], n, length)[0]
+
+
+def _count(
+    pattern: Array, expected: Array, variance: Array | None, sigma: Array, skew: Array
+) -> None:
+    """Correct noise and skewness, all (F,), of a pattern that was counted and is mostly zero."""
+    quantum = pattern.min(where=pattern > 0, initial=pattern.max())
+    counted = np.sqrt(quantum * expected)
+    if variance is None:
+        np.maximum(sigma, counted, out=sigma)
+    elif variance.mean() < 2.0 * quantum * np.maximum(pattern, quantum).mean():
+        # It was made of these counts, and says of a zero what it says of a one.
+        sigma[:] = counted
+    np.maximum(skew, quantum / sigma, out=skew)
 
 
 def _sizes(left: Array, apart: int = _APART) -> Array:

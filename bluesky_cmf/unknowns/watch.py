@@ -28,8 +28,10 @@ _FEWEST_PER_FREE = 3
 _LOOKED_AT_EVERY = (4, 8)
 #: Ranges that are told.
 _MOST_RANGES = 5
+#: What is told comes to so much of the intensity, at least.
+_LEAST_SHARE = 1e-4
 #: What a new place has to come to, as a part of what was told before.
-_PART = 0.25
+_PART = 0.15
 #: A structure is gone when it sinks below so many standard deviations, over so many patterns.
 _GONE, _GONE_SPAN = 2.0, 4
 #: Patterns before something is looked at again that was found to be nothing new.
@@ -39,7 +41,7 @@ _LONG_AGO = -(10**9)
 _AT_ONCE = 3
 #: Patterns that a structure lasts, at least, to be worth a component; and how clearly it does so.
 _LASTING, _CLEARLY = 3, 2.0
-#: How far a point may stand out of its neighbours: what does, in one pattern, is no line.
+#: How far a point may stand out of twice its neighbours: what does, in one pattern, is no line.
 _SPIKE = 4.0
 
 
@@ -53,6 +55,8 @@ class _Candidate:
     n_patterns: int
     left: Array
     share: float
+    #: The share of what was told before, in the same patterns.
+    told: float
 
 
 @dataclass
@@ -61,7 +65,6 @@ class _Told:
 
     mask: npt.NDArray[np.bool_]
     templates: tuple[Array, ...]
-    share: float
     keep: float
     sum: float = 0.0
     variance: float = 0.0
@@ -73,9 +76,9 @@ class _Told:
         span = max(found.span, _GONE_SPAN)
         keep, places = (span - 1) / (span + 1), found.places
         if before is None:
-            return cls(places.mask, (places.template,), found.share, keep)
+            return cls(places.mask, (places.template,), keep)
         templates = (*before.templates, places.template)
-        return cls(places.mask | before.mask, templates, max(found.share, before.share), keep)
+        return cls(places.mask | before.mask, templates, keep)
 
     def gone(self, residuals: Array) -> bool:
         """Take in standardised residuals (M, F); tell whether all of it is there no more."""
@@ -262,9 +265,7 @@ class Watch:
             self._suspected = _LONG_AGO
             self._again(components)
         candidate = self._candidate(skew)
-        if candidate is None:
-            return None
-        if self._told is not None and candidate.share < _PART * self._told.share:
+        if candidate is None or candidate.share < max(_LEAST_SHARE, _PART * candidate.told):
             return None
         self._alarms += 1
         # Where little is explained, new places turn up all the time.
@@ -291,10 +292,11 @@ class Watch:
 
     def _candidate(self, skew: Array) -> _Candidate | None:
         """Give what stands out of the last patterns, beside what was told."""
-        residuals, sigma = self._recent.table("z"), self._recent.table("sigma")
-        if self._told is not None:
-            residuals = beside(residuals, sigma, self._told.templates)
-            residuals[:, self._told.mask] = 0.0
+        everything, sigma = self._recent.table("z"), self._recent.table("sigma")
+        residuals, told = everything, self._told
+        if told is not None:
+            residuals = beside(everything, sigma, told.templates)
+            residuals[:, told.mask] = 0.0
         sums, variance = self._scan.summed(residuals)
         seen = self._scan.look(sums[:, None], variance[:, None], skew[None])
         if seen.log_p[0] >= _RARE:
@@ -304,14 +306,19 @@ class Watch:
         places = places_of(z, begins, WIDTHS[width], len(self._x))
         since = onset(residuals @ places.template)
         left = (residuals[since:] * sigma[since:]).mean(axis=0)
-        total = float(self._recent.table("pattern")[since:].sum(axis=1).mean())
+        total = max(float(self._recent.table("pattern")[since:].sum(axis=1).mean()), 1e-300)
+        before = 0.0
+        if told is not None:
+            rest = (everything[since:] * sigma[since:])[:, np.any(told.templates, axis=0)]
+            before = float(rest.mean(axis=0).sum()) / total
         return _Candidate(
             places,
             log_p=float(seen.log_p[0]),
             span=SPANS[span],
             n_patterns=len(residuals) - since,
             left=left,
-            share=float(left[places.template > 0].sum()) / max(total, 1e-300),
+            share=float(left[places.template > 0].sum()) / total,
+            told=before,
         )
 
     def _wait_for(self, residuals: Array, number: int) -> None:
@@ -383,6 +390,7 @@ def _standardised(patterns: Array, sigma: Array, components: Array) -> Array:
         row -= np.linalg.solve(gram, scaled @ row) @ scaled
     neighbours = np.maximum(z[:, :-2], z[:, 2:])
     np.maximum(neighbours, 0.0, out=neighbours)
+    neighbours *= 2.0
     neighbours += _SPIKE
     np.minimum(z[:, 1:-1], neighbours, out=z[:, 1:-1])
     return z

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["kernels_for", "warm_up"]
+__all__ = ["kernels_for", "strained_kernels_for", "warm_up"]
 
 
 @cache
@@ -24,11 +24,16 @@ def kernels_for(device: torch.device, *, beta: float = 2.0) -> ModuleType | None
     return _cpu("cpu" if beta == 2 else "divergence")
 
 
+def strained_kernels_for(device: torch.device) -> ModuleType | None:
+    """Give the kernels for strained components on a device; None: torch does the work."""
+    return _cpu("strained") if device.type == "cpu" else None
+
+
 @cache
-@cache
-def warm_up(*, beta: float = 2.0) -> None:
+def warm_up(*, beta: float = 2.0, strained: bool = False) -> None:
     """Compile or load the CPU kernels, once: it takes seconds and holds the interpreter."""
-    for name in ("cpu",) if beta == 2 else ("cpu", "divergence"):
+    names = ["cpu", *["divergence"] * (beta != 2), *["strained"] * strained]
+    for name in names:
         kernels = _cpu(name)
         if kernels is not None:
             kernels.warm_up()

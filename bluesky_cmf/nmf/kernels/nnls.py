@@ -7,7 +7,7 @@ import numpy as np
 
 from .products import add_transposed_times, compiled, times
 
-__all__ = ["RIDGE", "nnls", "resolve", "solve_weights"]
+__all__ = ["RIDGE", "nnls", "resolve", "solve_passive", "solve_weights"]
 
 #: Ridge on a unit diagonal, and the exchanges of block pivoting, as in `updates.py`.
 RIDGE = 1e-12
@@ -21,7 +21,7 @@ _EXACT_BELOW = 1e-8
 
 
 @compiled
-def _solve_passive(G, c, passive, w, lower, index):
+def solve_passive(G, c, passive, w, lower, index):
     """Solve G w = c on the passive set by Cholesky; other weights are left alone."""
     n = 0
     for k in range(len(c)):
@@ -66,7 +66,7 @@ def _solve_row(G, c, open_, w, passive, wrong, lower, index):
     for _ in range(_MAX_EXCHANGES):
         for k in range(K):
             w[k] = 0.0
-        _solve_passive(G, c, passive, w, lower, index)
+        solve_passive(G, c, passive, w, lower, index)
         count, last = 0, -1
         for k in range(K):
             wrong[k] = False
