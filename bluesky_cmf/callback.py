@@ -268,6 +268,12 @@ class LiveNMF:
         return self._datasets.patterns
 
     @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of `patterns`, (N, G): components times weights, strains applied."""
+        self._worker.wait()
+        return self._datasets.reconstruction
+
+    @property
     def error(self) -> Exception | None:
         """The last thing that went wrong, None where nothing has."""
         return self._datasets.error

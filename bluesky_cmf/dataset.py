@@ -79,6 +79,11 @@ class Dataset:
         """The patterns as they are fitted, (N, G)."""
         return None if self._model is None else self._model.patterns()
 
+    @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of the patterns, (N, G)."""
+        return None if self._model is None else self._model.reconstruction()
+
     def take(
         self, arrivals: Sequence[Arrival], *, lag: Callable[[], int], converge: bool = False
     ) -> None:

@@ -110,6 +110,11 @@ class Datasets:
         return None if self._latest is None else self._latest.patterns
 
     @property
+    def reconstruction(self) -> npt.NDArray[Any] | None:
+        """What the fit makes of the patterns of the latest dataset, (N, G); likewise."""
+        return None if self._latest is None else self._latest.reconstruction
+
+    @property
     def open_result(self) -> FitResult | None:
         """The latest fit of a dataset that is open."""
         dataset = self._newest()

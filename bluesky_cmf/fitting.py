@@ -209,6 +209,10 @@ class Fitting:
         """Give all patterns as they are fitted, (N, G)."""
         return self._steadily(lambda nmf: nmf.patterns())
 
+    def reconstruction(self) -> Array:
+        """Give what the fit makes of all patterns, (N, G)."""
+        return self._steadily(lambda nmf: nmf.reconstruction())
+
     def look(self, rows: RowFit) -> list[Alarm]:
         """Look at the patterns that came since the last look for what is not explained.
 

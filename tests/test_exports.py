@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bluesky_cmf import LiveNMF, Phase, open_catalog
+from bluesky_cmf import LiveNMF, Phase, Preprocess, open_catalog
 from bluesky_cmf.documents import AnalysisArchive, read_analysis
 from bluesky_cmf.errors import InputError
 from bluesky_cmf.exports import result_table, write_csv, write_nexus
@@ -229,6 +229,46 @@ def test_a_component_of_an_exported_run_is_a_phase_for_the_next_one(
     found = read_pattern_file(tmp_path / "a.h5")
     assert np.array_equal(found.y, run.H[0].astype(np.float32))
     assert found.metadata == {"axis": "q", "units": "1/angstrom"}
+
+
+def test_a_strained_phase_is_reconstructed_as_it_lies_in_each_pattern(tmp_path: Path) -> None:
+    x = np.linspace(1.0, 5.0, 1500)
+
+    def lines(strain: float) -> np.ndarray:
+        places = (1.5, 2.2, 3.1, 4.2)
+        return sum(np.exp(-(((x * (1 + strain) - p) / 0.03) ** 2)) for p in places)
+
+    strains = np.linspace(0.0, 0.008, 8)
+    patterns = [100 * lines(strain) for strain in strains]
+    # Patterns shrink to lower q as the lattice grows: the phase has to reach beyond them.
+    known = np.where((x > 1.2) & (x < 4.8), lines(0.0), 0.0)
+    phase = Phase.from_array("A", x, known, strain=(-0.01, 0.02), axis="q")
+    inside = Preprocess(roi=(1.1, 4.85))
+    collector = Collector()
+    live = LiveNMF(
+        "chi_I", x="chi_Q", n_components=1, phases=[phase], background=False, preprocess=inside
+    )
+    live.subscribe(collector)
+    for name, doc in run_documents(patterns, x=x):
+        live(name, doc)
+    assert live.reconstruction is not None and live.patterns is not None
+    np.testing.assert_allclose(live.reconstruction, live.patterns, atol=2)
+    analysis = read_analysis(collector.documents)
+    given = {"patterns": live.patterns, "reconstruction": live.reconstruction}
+    table = result_table(analysis, **given)
+    np.testing.assert_allclose(table["strain_A"], strains, atol=2e-4)
+    assert table["r_factor"].max() < 0.02
+    write_nexus(tmp_path / "a.h5", analysis, **given)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert {"strains", "difference"} < set(check_nexus(file))
+        assert abs(file["entry/difference/difference"][()]).max() < 2
+    # Weights times components are no reconstruction here: without one there are no maps.
+    write_nexus(tmp_path / "b.h5", analysis, patterns=live.patterns)
+    with h5py.File(tmp_path / "b.h5") as file:
+        assert "difference" not in check_nexus(file)
+    published = collector.data("primary")["r_factor"]
+    without = result_table(analysis, patterns=live.patterns)
+    assert without["r_factor"].tolist() == published.tolist()
 
 
 # --- both

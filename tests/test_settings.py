@@ -124,6 +124,20 @@ def test_an_empty_file_holds_the_defaults(tmp_path: Path) -> None:
     assert Settings.load(tmp_path / "a.yaml") == Settings()
 
 
+def test_a_phase_of_any_origin_may_have_a_strain(folder: Path) -> None:
+    (folder / "a.yaml").write_text(
+        "phases:\n  - {file: below/background.xy, strain: [-0.01, 0.02], axis: q}\n"
+        "  - {cif: silicon.cif, wavelength: 0.1671, strain: [0, 0.01]}\n"
+    )
+    settings = Settings.load(folder / "a.yaml")
+    one, two = settings.known_phases()
+    assert (one.strain, one.axis, two.strain) == ((-0.01, 0.02), "q", (0.0, 0.01))
+    settings.dump(folder / "b.yaml")
+    assert Settings.load(folder / "b.yaml") == settings
+    with pytest.raises(SettingsError, match=r"phases\[0\]\.strain"):
+        settings.with_values({"phases.0.strain": [0.1]})
+
+
 def test_every_step_of_preprocess_is_a_key_and_is_checked_by_itself(tmp_path: Path) -> None:
     settings = Settings(preprocess={"negative": "offset", "roi": [1, 2]})
     assert settings.preprocess == Preprocess(negative="offset", roi=(1, 2))

@@ -84,11 +84,13 @@ class Outputs:
             Where a file is there, or cannot be written.
         """
         told = {}
-        patterns = live.patterns if self.csv or self.hdf5 else None
+        wanted = self.csv is not None or self.hdf5 is not None
+        arrays = (live.patterns, live.reconstruction) if wanted else (None, None)
         for option, path, filetypes in self._tables():
             place = SavePath(path, filetypes).for_run(analysis.start or {})
             write = write_csv if option == "csv" else write_nexus
-            write(place, analysis, patterns=patterns, overwrite=self.overwrite)
+            patterns, fit = arrays
+            write(place, analysis, patterns=patterns, reconstruction=fit, overwrite=self.overwrite)
             told["table" if option == "csv" else "HDF5"] = str(place)
         return told
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import __version__
 from ..documents import AnalysisArchive, Array, weight_keys
-from .table import checked_patterns, file_names, reconstructed, result_table, written
+from .table import Fitted, file_names, fitted, result_table, written
 
 __all__ = ["write_nexus"]
 
@@ -30,8 +30,6 @@ __all__ = ["write_nexus"]
 _TOLD = ("pattern", "r_factor", "unexplained")
 #: Streams beside those that the groups above are made of.
 _DRAWN = ("primary", "weights", "components", "latest")
-#: Rows that are written at a time.
-_ROWS = 256
 
 
 def write_nexus(
@@ -39,6 +37,7 @@ def write_nexus(
     analysis: AnalysisArchive,
     *,
     patterns: Array | None = None,
+    reconstruction: Array | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an analysis run as a NeXus file.
@@ -47,7 +46,7 @@ def write_nexus(
     ----------
     path : str or Path
         An HDF5 file; its folder is made.
-    analysis, patterns
+    analysis, patterns, reconstruction
         As `bluesky_cmf.exports.result_table` takes them.
     overwrite : bool, optional
         Whether a file that is there may be replaced.
@@ -55,8 +54,8 @@ def write_nexus(
     Raises
     ------
     InputError
-        Where the run holds no pattern, ``patterns`` has another shape, or the file is there or
-        cannot be written.
+        Where the run holds no pattern, an array has another shape, or the file is there or cannot
+        be written.
 
     References
     ----------
@@ -64,19 +63,25 @@ def write_nexus(
     """
     import h5py
 
-    checked_patterns(analysis, patterns)
+    known = fitted(analysis, patterns, reconstruction)
+    table = result_table(analysis, patterns=patterns, reconstruction=reconstruction)
     with written(path, overwrite=overwrite) as place, h5py.File(place, "w") as file:
         file.attrs.update({"NX_class": "NXroot", "default": "entry", "file_name": Path(path).name})
         file.attrs["creator"] = f"bluesky_cmf {__version__}"
-        _Entry(file.create_group("entry"), analysis, patterns).write()
+        _Entry(file.create_group("entry"), analysis, table, known).write()
 
 
 class _Entry:
     """The one NXentry of a file."""
 
-    def __init__(self, group: Any, analysis: AnalysisArchive, patterns: Array | None) -> None:
-        self._entry, self._analysis, self._patterns = group, analysis, patterns
-        self._table = result_table(analysis, patterns=patterns)
+    def __init__(
+        self,
+        group: Any,
+        analysis: AnalysisArchive,
+        table: Mapping[str, Array],
+        known: Fitted | None,
+    ) -> None:
+        self._entry, self._analysis, self._table, self._known = group, analysis, table, known
         self._variables = self._independent()
 
     def write(self) -> None:
@@ -89,8 +94,8 @@ class _Entry:
             self._curves(name, found, title=name)
         self._curves("quality", ["r_factor", "unexplained"], title="what is not explained")
         self._write_components(keys)
-        if self._patterns is not None:
-            self._write_images(self._patterns)
+        if self._known is not None:
+            self._write_images(self._known)
         told = {*_TOLD, *self._variables}
         rest = {key: values for key, values in self._table.items() if key not in told}
         drawn = {key for name in ("weights", "fractions", "strains") for key in self._drawn(name)}
@@ -175,7 +180,7 @@ class _Entry:
             group[label].attrs.update({"long_name": name, "held": bool(fixed)})
         self._pattern_axis(group, 0)
 
-    def _write_images(self, patterns: Array) -> None:
+    def _write_images(self, known: Fitted) -> None:
         number = self._variables[0]
         # A map needs an axis that goes one way.
         steps = np.diff(self._table[number])
@@ -185,17 +190,15 @@ class _Entry:
         for name in ("patterns", "reconstruction", "difference"):
             group = self._data(name, name, [number, self._axis_name], name)
             images[name] = group.create_dataset(
-                name, patterns.shape, np.float32, chunks=(1, patterns.shape[1])
+                name, known.patterns.shape, np.float32, chunks=(1, known.patterns.shape[1])
             )
             for variable in {number, *self._variables}:
                 self._axis(group, variable, self._table[variable], 0)
             self._pattern_axis(group, 1)
-        for start in range(0, len(patterns), _ROWS):
-            rows = slice(start, start + _ROWS)
-            product = reconstructed(self._analysis, rows)
-            images["patterns"][rows] = patterns[rows]
-            images["reconstruction"][rows] = product
-            images["difference"][rows] = patterns[rows] - product
+        for rows, patterns, fit in known.chunks():
+            images["patterns"][rows] = patterns
+            images["reconstruction"][rows] = fit
+            images["difference"][rows] = patterns - fit
 
     def _data(self, name: str, signal: str, axes: Sequence[str], title: str) -> Any:
         group = self._group(name, "NXdata")

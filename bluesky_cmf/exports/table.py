@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,47 @@ import numpy as np
 from ..documents import AnalysisArchive, Array
 from ..errors import InputError
 
-__all__ = [
-    "checked_patterns",
-    "file_names",
-    "reconstructed",
-    "result_table",
-    "write_csv",
-    "written",
-]
+__all__ = ["Fitted", "file_names", "fitted", "result_table", "write_csv", "written"]
 
 #: Rows that are reconstructed at a time: bounds the memory.
 _ROWS = 256
 
 
-def result_table(analysis: AnalysisArchive, *, patterns: Array | None = None) -> dict[str, Array]:
+@dataclass(frozen=True)
+class Fitted:
+    """Patterns (N, G) as they were fitted, and what the fit makes of them, (N, G)."""
+
+    patterns: Array
+    _analysis: AnalysisArchive
+    _given: Array | None
+
+    def chunks(self) -> Iterator[tuple[slice, Array, Array]]:
+        """Give rows, their patterns and their reconstructions, some at a time, in float64."""
+        components = np.asarray(self._analysis.components, dtype=float)
+        weights = self._analysis.weights
+        for start in range(0, len(self.patterns), _ROWS):
+            rows = slice(start, start + _ROWS)
+            fit = weights[rows] @ components if self._given is None else self._given[rows]
+            yield rows, self.patterns[rows].astype(float), fit.astype(float)
+
+
+def result_table(
+    analysis: AnalysisArchive,
+    *,
+    patterns: Array | None = None,
+    reconstruction: Array | None = None,
+) -> dict[str, Array]:
     """Give one row for each pattern of an analysis run.
 
     Parameters
     ----------
     analysis : AnalysisArchive
         What `bluesky_cmf.documents.read_analysis` gives.
-    patterns : ndarray (N, G), optional
-        The patterns as they were fitted (`LiveNMF.patterns`): with them ``r_factor`` and
-        ``unexplained`` are those of the revised weights, else as published with each pattern.
+    patterns, reconstruction : ndarray (N, G), optional
+        The patterns as they were fitted and what the fit makes of them (`LiveNMF.patterns` and
+        `LiveNMF.reconstruction`): with them ``r_factor`` and ``unexplained`` are those of the
+        revised weights, else as published with each pattern. Weights times components take the
+        place of a reconstruction that is not given, unless a phase has strains.
 
     Returns
     -------
@@ -46,16 +65,41 @@ def result_table(analysis: AnalysisArchive, *, patterns: Array | None = None) ->
     Raises
     ------
     InputError
-        Where the run holds no pattern, or ``patterns`` has another shape.
+        Where the run holds no pattern, or ``patterns`` or ``reconstruction`` has another shape.
     """
-    checked_patterns(analysis, patterns)
+    return _table(analysis, fitted(analysis, patterns, reconstruction))
+
+
+def fitted(
+    analysis: AnalysisArchive, patterns: Array | None, reconstruction: Array | None
+) -> Fitted | None:
+    """Check what a run was fitted to; None where it, or its reconstruction, is not known.
+
+    Raises
+    ------
+    InputError
+        Where the run holds no pattern, or an array has another shape.
+    """
+    if not analysis.n_patterns or analysis.components is None:
+        raise InputError("analysis: expected a run with fitted patterns, got one without")
+    expected = (analysis.n_patterns, analysis.components.shape[1])
+    for name, values in (("patterns", patterns), ("reconstruction", reconstruction)):
+        if values is not None and values.shape != expected:
+            raise InputError(f"{name}: expected shape (N, G) = {expected}, got {values.shape}")
+    strained = any(key.startswith("strain_") for key in analysis.columns("primary"))
+    if patterns is None or (reconstruction is None and strained):
+        return None
+    return Fitted(patterns, analysis, reconstruction)
+
+
+def _table(analysis: AnalysisArchive, known: Fitted | None) -> dict[str, Array]:
     table = analysis.table()
     names = file_names(analysis, table.get("source_seq_num"))
     first = {"pattern": table.pop("pattern")} | ({} if names is None else {"file": names})
     first |= {key: table.pop(key) for key in analysis.variables if key in table}
     whole = first | table
-    if patterns is not None and _is_product(analysis):
-        whole["r_factor"], whole["unexplained"] = _explained(analysis, patterns)
+    if known is not None:
+        whole["r_factor"], whole["unexplained"] = _explained(known)
     return whole
 
 
@@ -64,6 +108,7 @@ def write_csv(
     analysis: AnalysisArchive,
     *,
     patterns: Array | None = None,
+    reconstruction: Array | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write one row for each pattern, as comma-separated values with a line of names.
@@ -72,7 +117,7 @@ def write_csv(
     ----------
     path : str or Path
         Where to; its folder is made.
-    analysis, patterns
+    analysis, patterns, reconstruction
         As `result_table` takes them. What is not known is left empty.
     overwrite : bool, optional
         Whether a file that is there may be replaced.
@@ -82,7 +127,7 @@ def write_csv(
     InputError
         As `result_table` does, or where the file is there or cannot be written.
     """
-    table = result_table(analysis, patterns=patterns)
+    table = result_table(analysis, patterns=patterns, reconstruction=reconstruction)
     with (
         written(path, overwrite=overwrite) as place,
         place.open("w", newline="", encoding="utf-8") as file,
@@ -121,23 +166,6 @@ def written(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def checked_patterns(analysis: AnalysisArchive, patterns: Array | None) -> None:
-    """Refuse a run without patterns, and patterns that are not the run's.
-
-    Raises
-    ------
-    InputError
-        Where it is so.
-    """
-    if not analysis.n_patterns or analysis.components is None:
-        raise InputError("analysis: expected a run with fitted patterns, got one without")
-    if patterns is None:
-        return
-    expected = (analysis.n_patterns, analysis.components.shape[1])
-    if patterns.shape != expected:
-        raise InputError(f"patterns: expected shape (N, G) = {expected}, got {patterns.shape}")
-
-
 def file_names(analysis: AnalysisArchive, seq_nums: Array | None) -> Array | None:
     """Give the file of each event, where the raw run was made of pattern files."""
     known = (analysis.start or {}).get("pattern_files") or {}
@@ -149,25 +177,12 @@ def file_names(analysis: AnalysisArchive, seq_nums: Array | None) -> Array | Non
     return np.array(found, dtype=object)
 
 
-def _is_product(analysis: AnalysisArchive) -> bool:
-    """Tell whether patterns are weights times components: not where these are stretched."""
-    return not any(key.startswith("strain_") for key in analysis.columns("primary"))
-
-
-def reconstructed(analysis: AnalysisArchive, rows: slice) -> Array:
-    """Give the reconstruction of some patterns, weights times components, (M, G)."""
-    components = np.asarray(analysis.components, dtype=float)
-    product: Array = analysis.weights[rows] @ components
-    return product
-
-
-def _explained(analysis: AnalysisArchive, patterns: Array) -> tuple[Array, Array]:
+def _explained(known: Fitted) -> tuple[Array, Array]:
     """R-factor and unexplained fraction of each pattern."""
-    r_factor, unexplained = np.empty(len(patterns)), np.empty(len(patterns))
-    for start in range(0, len(patterns), _ROWS):
-        rows = slice(start, start + _ROWS)
-        X = patterns[rows].astype(float)
-        difference = X - reconstructed(analysis, rows)
+    n = len(known.patterns)
+    r_factor, unexplained = np.empty(n), np.empty(n)
+    for rows, X, fit in known.chunks():
+        difference = X - fit
         r_factor[rows] = np.sqrt((difference**2).sum(1) / (X**2).sum(1))
         unexplained[rows] = np.maximum(difference, 0).sum(1) / X.sum(1)
     return r_factor, unexplained

@@ -372,6 +372,21 @@ class StreamingNMF:
         chunks = [empty, *(rows for _, rows in self._X.chunks(start, stop))]
         return np.array(torch.cat(chunks).to(self.dtype).cpu().numpy())
 
+    def reconstruction(self, start: int = 0, stop: int | None = None) -> Array:
+        """Give what the last fit makes of the patterns, (M, F): components times weights.
+
+        Components with a strain are stretched by that of each pattern. Patterns that came after
+        the last refit are left out.
+        """
+        factors = self._fit.factors
+        start, stop, _ = slice(start, stop).indices(len(factors))
+        W = factors.W.tensor(start, stop)
+        rows = [W.new_zeros(0, self.n_features)]
+        for first, chunk in self._X.chunks(start, stop):
+            weights = W[first - start : first - start + len(chunk)]
+            rows.append(factors.reconstruct(weights, first))
+        return np.array(torch.cat(rows).to(self.dtype).cpu().numpy())
+
     def strains_at_bounds(self, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
         """Tell which patterns have the strain of a component at one of its bounds, by component."""
         factors = self._fit.factors

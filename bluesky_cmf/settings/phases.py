@@ -5,12 +5,11 @@ import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     Strict,
     StrictBool,
@@ -63,11 +62,11 @@ FilePath = Annotated[Path, AfterValidator(_placed)]
 #: Which keys go with where a phase comes from.
 _KEYS = {
     "file": {"signed"},
-    "cif": {"wavelength", "axis", "width", "displacement", "block"},
+    "cif": {"wavelength", "width", "displacement", "block"},
     "run": {"signed", "catalog", "pattern", "x", "seq_num", "stream"},
 }
-#: What every phase has; further attributes of `Phase` are keys as well.
-_OF_PHASE = {"name", "x", "y", "origin", "signed", "powder"}
+#: Those that go with each of them.
+_COMMON = {"name", "strain", "axis"}
 
 
 class PhaseSettings(Model):
@@ -77,15 +76,11 @@ class PhaseSettings(Model):
     ``signed`` negative values are meant where ``preprocess`` says what becomes of them.
     """
 
-    model_config = ConfigDict(extra="allow")
-    more_keys: ClassVar[frozenset[str]] = (
-        frozenset(field.name for field in dataclasses.fields(Phase)) - _OF_PHASE
-    )
-
     file: FilePath | None = None
     cif: FilePath | None = None
     run: StrictStr | None = None
     name: StrictStr | None = None
+    strain: tuple[Number, Number] | None = None
     signed: StrictBool | None = None
     wavelength: Number | None = None
     axis: Literal["two_theta", "q"] | None = None
@@ -142,15 +137,13 @@ class PhaseSettings(Model):
             "cif": lambda options: Phase.from_cif(self.cif or "", **options),
             "run": self._from_run,
         }
-        keys = {"name", *_KEYS[self.origin]}
+        keys = _COMMON | _KEYS[self.origin]
         options = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         if "signed" in keys:
             options.setdefault("signed", signed)
         if isinstance(options.get("width"), dict):
             options["width"] = Width(**{"u": 0.0, "v": 0.0, "w": 0.0, **options["width"]})
-        phase = make[self.origin](options)
-        more = {key: _tuples(value) for key, value in (self.model_extra or {}).items()}
-        return dataclasses.replace(phase, **more) if more else phase
+        return make[self.origin](options)
 
     def _from_run(self, options: dict[str, Any]) -> Phase:
         # Imported here: who has no such phases need not wait for it.
@@ -158,8 +151,3 @@ class PhaseSettings(Model):
 
         with open_catalog(os.fspath(options.pop("catalog")), create=False) as catalog:
             return Phase.from_run(catalog, self.run or "", **options)
-
-
-def _tuples(value: Any) -> Any:
-    """Give lists as the tuples that the objects hold."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
