@@ -9,6 +9,7 @@ import pytest
 from bluesky_cmf import StreamingNMF
 from bluesky_cmf.unknowns import Alarm, Watch, tell
 from bluesky_cmf.unknowns.noise import Noise
+from bluesky_cmf.unknowns.recent import Recent
 from bluesky_cmf.unknowns.watch import deviations
 from tests.heating import Heating, least_squares
 
@@ -300,3 +301,13 @@ def test_the_residuals_of_a_fit_are_those_of_the_model() -> None:
         assert not watch.look(
             pattern[None], rows.weights, model.components, first=n + 1, free=[False] * 3
         )
+
+
+def test_noise_beyond_any_number_of_single_precision_is_kept_without_a_warning() -> None:
+    recent = Recent(4)
+
+    recent.add(sigma=np.array([[1e300, 2.0]]), seen=np.array([[True, False]]))
+
+    assert np.isfinite(recent.table("sigma")).all()
+    assert recent.table("sigma")[0, 1] == 2.0
+    assert recent.table("seen").tolist() == [[1.0, 0.0]]

@@ -7,6 +7,9 @@ __all__ = ["Recent"]
 
 Array = npt.NDArray[np.float64]
 
+#: What the tables hold at most: a noise beyond it weighs nothing either way.
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 class Recent:
     """A ring of the last patterns, their noise, their standardised residuals and active sets.
@@ -38,7 +41,7 @@ class Recent:
                 # Half the memory; what it is for needs no more digits.
                 kind = np.float32 if values.dtype.kind == "f" else values.dtype
                 self._tables[name] = np.zeros((self._capacity, *values.shape[1:]), dtype=kind)
-            self._tables[name][places] = values
+            self._tables[name][places] = _bounded(values)
         self._total += count
 
     def table(self, name: str) -> Array:
@@ -50,4 +53,8 @@ class Recent:
     def replace(self, name: str, values: Array) -> None:
         """Put other rows in the place of those that `table` gives."""
         order = (self._total - len(self) + np.arange(len(self))) % self._capacity
-        self._tables[name][order] = values
+        self._tables[name][order] = _bounded(values)
+
+
+def _bounded(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    return np.clip(values, -_LARGEST, _LARGEST) if values.dtype.kind == "f" else values
