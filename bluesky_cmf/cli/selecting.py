@@ -207,7 +207,8 @@ def _swept(data: "Collected", counts: range, settings: Settings) -> "ComponentSw
                 progress=progress.update,
             )
         except InputError as error:
-            raise InputError(f"--sweep: {error}") from error
+            told = str(error).replace(repr(counts), f"{counts[0]}:{counts[-1]}")
+            raise InputError(f"--sweep: {told}") from error
 
 
 def _drawn_sweep(sweep: "ComponentSweep", path: Path) -> str:
