@@ -334,11 +334,27 @@ class LiveNMF:
         self._datasets.plan("release", Component(name), self._put)
 
     def add_component(
-        self, name: str | None = None, pattern: Pattern | None = None, fixed: bool = False
+        self,
+        name: str | None = None,
+        pattern: Pattern | None = None,
+        fixed: bool = False,
+        *,
+        origin: str | None = None,
     ) -> str:
         """Add a component; without a pattern it is found in the data.
 
         The analysis run is closed, and another one over the same patterns continues it.
+
+        Parameters
+        ----------
+        name : str, optional
+            Its name; ``unknown <number>`` by default.
+        pattern : Phase or array_like (F,), optional
+            What it starts from, or is held at; as `fix` takes it.
+        fixed : bool, optional
+            Whether it is held there.
+        origin : str, optional
+            Where an array comes from, for the metadata of the analysis run; a phase knows it.
 
         Returns
         -------
@@ -350,16 +366,19 @@ class LiveNMF:
         ComponentError
             Where the name is taken.
         InputError
-            Where the pattern cannot be used, or ``fixed`` is set without one.
+            Where the pattern cannot be used, or ``fixed`` is set without one; where ``origin`` is
+            given without an array.
         """
         if name is not None and (not isinstance(name, str) or not name):
             raise InputError(f"name: expected a name for the component, got {name!r}")
         if fixed and pattern is None:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
         values = held_pattern(pattern)
+        if origin is not None and (values is None or isinstance(values, Phase)):
+            raise InputError(f"origin: expected with a pattern that is an array, got {origin!r}")
         self._check_length(name or "unknown", values)
         return self._datasets.plan_addition(
-            name, lambda chosen: Component(chosen, fixed, values), self._put
+            name, lambda chosen: Component(chosen, fixed, values, told=origin), self._put
         )
 
     def remove_component(self, name: str) -> None:

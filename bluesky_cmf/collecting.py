@@ -71,6 +71,8 @@ class Collected:
         that of the first pattern.
     names : tuple of str
         Names of the phases.
+    sources : tuple of (str, int)
+        Uid of the run that each of the N patterns is from, and its ``seq_num`` there.
     rejected : tuple of (int, str)
         ``seq_num`` and reason of the patterns that could not be used.
     """
@@ -83,6 +85,7 @@ class Collected:
     variable_labels: tuple[str, ...]
     known: Array = field(repr=False)
     names: tuple[str, ...]
+    sources: tuple[tuple[str, int], ...] = field(repr=False)
     rejected: tuple[tuple[int, str], ...]
 
     @property
@@ -263,6 +266,7 @@ class _Unfitted(Dataset):
             variable_labels=tuple(_labelled(v.key, v.units) for v in self._variables),
             known=known,
             names=tuple(names),
+            sources=tuple((point.source_run, point.source_seq_num) for point in self._points),
             rejected=tuple((refused.seq_num, str(refused.error)) for refused in self._refused),
         )
 

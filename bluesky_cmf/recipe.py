@@ -42,6 +42,8 @@ class Component:
     pattern: Phase | Array | None = None
     #: Whether the pattern is no more than what was left unexplained, to start from.
     seeded: bool = False
+    #: Where an array comes from, as whoever gave it says.
+    told: str | None = None
 
     @property
     def origin(self) -> str:
@@ -50,7 +52,7 @@ class Component:
             return "found in the residual"
         if self.pattern is None:
             return "found in the data"
-        return self.pattern.origin if isinstance(self.pattern, Phase) else "array"
+        return self.pattern.origin if isinstance(self.pattern, Phase) else self.told or "array"
 
     @property
     def strain(self) -> tuple[float, float] | None:
@@ -112,6 +114,7 @@ class Change:
                 fixed=held,
                 pattern=old if new is None else new,
                 seeded=c.seeded and new is None,
+                told=c.told if new is None else self.component.told,
             )
             if c.name == name
             else c

@@ -650,6 +650,19 @@ def test_changes_before_a_run_hold_for_the_runs_to_come(live):
     assert callback.result.fixed == (True, False, False)
 
 
+def test_an_array_that_is_held_has_the_origin_that_was_told_until_another_takes_its_place(live):
+    callback, out = live(n_components=1, background=False)
+    callback.add_component("cold", H[0], True, origin="pattern 3 of the data")
+    feed(callback, run_documents(PATTERNS, x=X))
+    records = out.named("start")[-1]["cmf"]["components"]
+    assert records[-1]["origin"] == "pattern 3 of the data"
+    callback.fix("cold", H[1])
+    feed(callback, run_documents(PATTERNS, x=X))
+    assert out.named("start")[-1]["cmf"]["components"][-1]["origin"] == "array"
+    with pytest.raises(InputError, match="origin: expected with a pattern that is an array"):
+        callback.add_component("new", origin="nowhere")
+
+
 def test_fix_holds_the_shape_that_there_is_at_the_call(live):
     callback, _ = live(n_components=2, phases=[PURE])
     documents = run_documents(mixtures(noise=0.3)[2], x=X)

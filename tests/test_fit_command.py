@@ -251,6 +251,17 @@ def test_the_wavelength_of_the_files_serves_for_crystals(
         (["heating", "--set", "seed=x"], "seed: expected a whole number, got 'x'"),
         (["heating", "--components", "1", *PHASES], "n_components: expected a number from 2"),
         (["heating", "--normalize", "sum"], "normalize: expected 'max', 'area'"),
+        (["heating", "--sweep", "6:2"], "--sweep: expected the first and the last number of comp"),
+        (["heating", "--sweep", "x"], "such as 2:6, got 'x'"),
+        (["heating", "--sweep", "0:3"], "such as 2:6, got '0:3'"),
+        (["heating", "--sweep", "1:3", *PHASES], "expected numbers from 2, as there are 2 phases"),
+        (["heating", "--sweep", "2:90"], "to 8 (what is left of the data when some is held out)"),
+        (["heating", "--from-data"], "--from-data: expected the number of components with it"),
+        (["heating", "--from-data", "--components", "13"], "n_components: expected at most 12"),
+        (
+            ["catalog", "3f2a91c0", "4f2a91c0", "--pattern", "I", "--sweep", "2:3"],
+            "--sweep: expected one run, or several as one dataset (--session), got 2 runs",
+        ),
         (["heating", "--errors", "file"], "errors: expected files with standard errors (.xye"),
         (["databroker:temp"], "uid: expected a run of the catalog databroker:temp, got none"),
         (["catalog", "3f2a91c0"], "--pattern: expected the data key of the patterns"),
@@ -319,6 +330,104 @@ def test_several_runs_have_results_of_their_own_or_as_a_session_one(
     session = ["--session", "--output", "all"]
     assert run(["fit", "catalog", *stored, *KEYS, *session]) == 0
     assert len(rows(here / "all" / "weights.csv")) == 2 * N
+
+
+# --- what is chosen from the data
+
+
+def components_of(uid: str) -> list[tuple[str, bool, str]]:
+    with open_catalog("catalog", create=False) as catalog:
+        analysis = read_analysis(catalog.documents(uid))
+    assert analysis.start is not None
+    records = analysis.start["cmf"]["components"]
+    return [(record["name"], record["fixed"], record["origin"]) for record in records]
+
+
+def test_a_sweep_is_shown_and_drawn_and_members_are_held_as_many_as_it_suggests(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["fit", "heating", "--sweep", "1:3", "--from-data", "--save", "catalog"]) == 0
+    output, _ = capsys.readouterr()
+    numbers = [line.split()[0] for line in output.splitlines() if "±" in line][1:4]
+    assert numbers == ["1", "2", "3"]
+    assert fact(output, "suggested").startswith("2: The held-out error")
+    assert fact(output, "members") == "90 K (pattern 1), 200 K (pattern 12)"
+    for what in ("sweep", "members"):
+        drawn = here / "heating-fit" / f"figure-{what}.png"
+        assert drawn.read_bytes().startswith(b"\x89PNG")
+        assert f"heating-fit/figure-{what}.png" in output
+    assert components_of(fact(output, "analysis run")) == [
+        ("90 K", True, "pattern 1 of the data"),
+        ("200 K", True, "pattern 12 of the data"),
+    ]
+    weights = column(here / "heating-fit" / "weights.csv", "weight_200_K")
+    assert weights == pytest.approx(np.linspace(0, 1, N), abs=0.02)
+    assert Settings.load(here / "heating-fit" / "settings.yaml").n_components == 2
+
+
+def test_the_number_that_is_given_wins_over_the_sweep_and_that_over_the_settings_file(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["fit", "heating", "--roi", "1", "3", "--sweep", "2:3"]
+    assert run([*sweep, "--components", "3", "--figure", "a.pdf"]) == 0
+    assert "fitted with 3, as was asked for" in fact(capsys.readouterr().out, "suggested")
+    assert (here / "a-sweep.pdf").read_bytes().startswith(b"%PDF")
+    assert "weight_unknown_3" in rows(here / "heating-fit" / "weights.csv")[0]
+    (here / "three.yaml").write_text("n_components: 3\n")
+    assert run([*sweep, "--settings", "three.yaml", "--output", "b"]) == 0
+    assert "weight_unknown_3" not in rows(here / "b" / "weights.csv")[0]
+    before = (here / "b" / "figure-sweep.png").read_bytes()
+    for path in (here / "b").glob("[!f]*"):
+        path.unlink()
+    (here / "b" / "figure.png").unlink()
+    capsys.readouterr()
+    line = refused([*sweep, "--output", "b"], capsys)
+    assert "'b/figure-sweep.png' is there already; name another" in line
+    assert (here / "b" / "figure-sweep.png").read_bytes() == before
+
+
+def test_members_go_through_the_steps_before_the_fit_once(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Subtracting a background or averaging neighbours again would change them.
+    steps = ["--rebin", "2", "--background", "snip:max_half_window=10", "--normalize", "max"]
+    for path in sorted(here.glob("heating/*"))[::3]:
+        path.write_text("nothing\n")
+    options = ["--phase", "phases/cold.xy", "--components", "2", "--from-data"]
+    assert run(["fit", "heating", *options, *steps]) == 0
+    assert fact(capsys.readouterr().out, "members") == "200 K (pattern 12)"
+    with h5py.File(here / "heating-fit" / "analysis.h5") as file:
+        patterns = file["entry/patterns/patterns"][()]
+        member = file["entry/components/component_200_K"][()]
+    assert np.array_equal(member, patterns[-1])
+
+
+def test_members_of_names_that_do_not_tell_are_numbered_as_the_table_has_them(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n, path in enumerate(sorted(here.glob("heating/*"))):
+        path.rename(path.with_name("abcdefghijkl"[n] + ".xy"))
+    assert run(["fit", "heating", "--from-data", "--components", "2"]) == 0
+    assert fact(capsys.readouterr().out, "members") == "pattern 1, pattern 12"
+    weights = column(here / "heating-fit" / "weights.csv", "weight_pattern_12")
+    assert weights[-1] == pytest.approx(1)
+
+
+def test_stored_runs_are_selected_from_one_by_one_or_as_a_session(
+    here: Path, stored: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--from-data", "--components", "2", "--save", "catalog"]
+    keys = KEYS[:4]
+    assert run(["fit", "catalog", stored[0], *keys, *options]) == 0
+    output = capsys.readouterr().out
+    records = components_of(fact(output, "analysis run"))
+    assert [record[2] for record in records] == ["pattern 1 of the data", "pattern 12 of the data"]
+    assert (here / f"{stored[0][:8]}-fit" / "figure-members.png").exists()
+    both = ["fit", "catalog", *stored, *keys, *options, "--output", "all"]
+    assert "got 2 runs" in refused(both, capsys)
+    assert run([*both, "--session"]) == 0
+    records = components_of(fact(capsys.readouterr().out, "analysis run"))
+    assert records[-1][2].endswith(f"of run {stored[1][:8]})")
 
 
 # --- progress and interrupts

@@ -281,6 +281,22 @@ def fit(
     csv: options.Csv = None,
     hdf5: options.Hdf5 = None,
     overwrite: options.Overwrite = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIRST:LAST",
+            help="Try these numbers of components first, draw how well each predicts what it has "
+            "not seen, and fit with the number that is suggested, unless --components says one.",
+        ),
+    ] = None,
+    from_data: Annotated[
+        bool,
+        typer.Option(
+            "--from-data",
+            help="Hold measured patterns as the components that are not phases: the ends, then "
+            "the most distinct; as many as --components or --sweep leave room for.",
+        ),
+    ] = False,
     save: Annotated[
         str | None,
         typer.Option(metavar="CATALOG", help="Store the analysis run in this catalog as well."),
@@ -329,5 +345,7 @@ def fit(
             hdf5=hdf5,
             overwrite=overwrite,
             save=save,
+            sweep=sweep,
+            from_data=from_data,
         )
     )

@@ -20,6 +20,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from ..documents import AnalysisReader
     from ..nmf.results import FitResult
+    from ..nmf.selection import ComponentSweep
 
 __all__ = [
     "FileProgress",
@@ -29,6 +30,7 @@ __all__ = [
     "console",
     "set_up_logging",
     "show_facts",
+    "show_sweep",
     "summarize",
 ]
 
@@ -128,20 +130,22 @@ class FileProgress:
 
     Parameters
     ----------
-    total : int
-        Number of files.
+    total : int or None
+        Number of files, or of whatever else is counted; None: it is told later.
+    what : str
+        What is done.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None, what: str = "fit") -> None:
         self._bar = Progress(
-            TextColumn("[bold]fit"),
+            TextColumn(f"[bold]{what}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("fit", total=total)
+        self._task = self._bar.add_task(what, total=total)
 
     def __enter__(self) -> "FileProgress":
         self._bar.start()
@@ -158,6 +162,10 @@ class FileProgress:
     def advance(self) -> None:
         """Count a file."""
         self._bar.advance(self._task)
+
+    def update(self, done: int, total: int) -> None:
+        """Tell how much is done, of how much."""
+        self._bar.update(self._task, completed=done, total=total)
 
 
 class FollowProgress:
@@ -253,6 +261,20 @@ def show_facts(facts: Mapping[str, str]) -> None:
         label = f"[bold]{name:<{width}}[/bold]  "
         console.print(label, end="")
         console.print(value, markup=False, soft_wrap=True)
+
+
+def show_sweep(sweep: "ComponentSweep") -> None:
+    """Show what a sweep found for each number of components."""
+    table = Table("components", "objective", "held-out error ± σ", "", box=None, pad_edge=False)
+    for column in table.columns[:3]:
+        column.justify = "right"
+    rows = zip(
+        sweep.n_components, sweep.objective, sweep.held_out, sweep.held_out_error, strict=True
+    )
+    for count, objective, held_out, error in rows:
+        mark = "suggested" if count == sweep.suggested else ""
+        table.add_row(f"{count}", f"{objective:.6g}", f"{held_out:.4g} ± {error:.2g}", mark)
+    console.print(table)
 
 
 def command_line(arguments: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from ..settings import Settings
 from .checking import check_device, check_place
 from .options import ModelOptions
 from .outputs import Outputs
+from .selecting import Selection, beside
 
 __all__ = ["Fit", "result_outputs", "run_fit", "write_settings"]
 
@@ -34,6 +35,8 @@ class Fit:
     hdf5: Path | None
     overwrite: bool
     save: str | None
+    sweep: str | None = None
+    from_data: bool = False
 
 
 def run_fit(options: Fit) -> None:
@@ -48,16 +51,17 @@ def run_fit(options: Fit) -> None:
     """
     matplotlib.use("agg")
     settings = options.model.settings()
+    selection = Selection.of(options.sweep, options.from_data, options.model, settings)
     check_device(settings.device)
     if _names_runs(options.places):
         from .fitting_runs import fit_runs
 
-        fit_runs(options, settings)
+        fit_runs(options, settings, selection)
     else:
         # Without what catalogs need, which takes longer to import than many fits.
         from .fitting_files import fit_files
 
-        fit_files(options, settings)
+        fit_files(options, settings, selection)
 
 
 def _names_runs(places: Sequence[str]) -> bool:
@@ -72,12 +76,15 @@ def _names_runs(places: Sequence[str]) -> bool:
 def result_outputs(options: Fit, name: str) -> tuple[Outputs, Path]:
     """Give the files that results are written to, and the folder of those that are not named."""
     folder = Path(f"{name}-fit") if options.output is None else options.output
+    figure = options.figure or folder / "figure.png"
+    drawn = {"sweep": options.sweep is not None, "members": options.from_data}
     outputs = Outputs(
-        options.figure or folder / "figure.png",
+        figure,
         options.csv or folder / "weights.csv",
         options.hdf5 or folder / "analysis.h5",
         options.overwrite,
         keep_figure=True,
+        others=tuple(beside(figure, folder, what) for what, wanted in drawn.items() if wanted),
     )
     outputs.check()
     check_place(folder, "output")

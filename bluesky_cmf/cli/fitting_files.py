@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, PatternFileError
 from ..patterns import PatternFile, read_pattern_file
@@ -15,6 +15,10 @@ from .console import FileProgress
 from .fitting import Fit, result_outputs, write_settings
 from .interrupts import Interrupts, patiently
 from .reporting import Report
+from .selecting import Selection
+
+if TYPE_CHECKING:
+    from ..collecting import Collected
 
 __all__ = ["fit_files"]
 
@@ -24,7 +28,7 @@ logger = logging.getLogger(__name__)
 _TRIED = 5
 
 
-def fit_files(options: Fit, settings: Settings) -> None:
+def fit_files(options: Fit, settings: Settings, selection: Selection) -> None:
     """Read the files, fit them and write what they came to.
 
     Raises
@@ -63,7 +67,11 @@ def fit_files(options: Fit, settings: Settings) -> None:
             from ..catalogs import open_catalog
 
             writer = stack.enter_context(open_catalog(options.save)).writer()
-        live = settings.live_nmf(**arguments)
+        chosen = selection.choose(
+            settings, lambda: _collected(series, settings), outputs.figure, folder
+        )
+        settings = chosen.settings(settings)
+        live = chosen.live_nmf(settings, **arguments)
         stack.callback(patiently, live.close)
         report = Report(live, outputs, writer, stream=settings.stream)
         interrupts = stack.enter_context(Interrupts())
@@ -72,10 +80,26 @@ def fit_files(options: Fit, settings: Settings) -> None:
                 advance=progress.advance, interrupted=lambda: interrupts.asked
             ):
                 live(name, doc)
-        report.show({"files": _counted(files), "variable": told})
+        report.show({"files": _counted(files), "variable": told, **chosen.facts})
         write_settings(settings, folder, options)
         if interrupts.asked:
             raise KeyboardInterrupt
+
+
+def _collected(series: Series, settings: Settings) -> "Collected":
+    """Read the files once before they are fitted, as they will be."""
+    from ..collecting import collect_documents
+
+    with FileProgress(len(series.files), "read") as progress:
+        return collect_documents(
+            series.documents(advance=progress.advance),
+            series.pattern,
+            x=series.x,
+            stream=series.stream,
+            phases=settings.known_phases(),
+            preprocess=settings.preprocess,
+            handlers=series.handlers,
+        )
 
 
 def _variables(

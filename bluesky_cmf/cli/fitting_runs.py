@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..catalogs import Catalog, open_catalog
+from ..collecting import Collected, collect
 from ..errors import InputError
 from ..settings import Settings
 from ..sources import Paged, replay
@@ -13,11 +14,12 @@ from .fitting import Fit, result_outputs, write_settings
 from .interrupts import Interrupts, patiently
 from .replaying import RawRuns, open_target
 from .reporting import Report
+from .selecting import Selection
 
 __all__ = ["fit_runs"]
 
 
-def fit_runs(options: Fit, settings: Settings) -> None:
+def fit_runs(options: Fit, settings: Settings, selection: Selection) -> None:
     """Fit the runs, one analysis run each or one for all, and write what they came to.
 
     Raises
@@ -28,12 +30,16 @@ def fit_runs(options: Fit, settings: Settings) -> None:
         After an interrupt; what was read until then is fitted and written.
     """
     spec, *uids = options.places
-    _check_runs(options, settings, uids)
+    _check_runs(options, settings, selection, uids)
     session = settings.scope == "session"
     outputs, folder = result_outputs(options, uids[0][:8])
-    live = settings.live_nmf(background=False)
     with contextlib.ExitStack() as stack:
         catalog = stack.enter_context(open_catalog(spec, create=False))
+        chosen = selection.choose(
+            settings, lambda: _collected(catalog, uids, settings), outputs.figure, folder
+        )
+        settings = chosen.settings(settings)
+        live = chosen.live_nmf(settings, background=False)
         target = open_target(options.save, catalog, spec, stack)
         stack.callback(patiently, live.close)
         writer = None if target is None else target.writer()
@@ -51,19 +57,21 @@ def fit_runs(options: Fit, settings: Settings) -> None:
         for uid in uids:
             _play(catalog, uid, raw, interrupts)
             if not session:
-                report.show()
+                report.show(chosen.facts)
             if interrupts.asked:
                 break
             console.print() if several and uid != uids[-1] else None
         if session:
             live.close()
-            report.show()
+            report.show(chosen.facts)
         write_settings(settings, folder, options)
         if interrupts.asked:
             raise KeyboardInterrupt
 
 
-def _check_runs(options: Fit, settings: Settings, uids: Sequence[str]) -> None:
+def _check_runs(
+    options: Fit, settings: Settings, selection: Selection, uids: Sequence[str]
+) -> None:
     if not uids:
         raise InputError(f"uid: expected a run of the catalog {options.places[0]}, got none")
     if settings.pattern is None:
@@ -73,6 +81,27 @@ def _check_runs(options: Fit, settings: Settings, uids: Sequence[str]) -> None:
     for option, value in (("from-name", options.from_name), ("table", options.table)):
         if value is not None:
             raise InputError(f"--{option}: expected with pattern files, got it with a catalog")
+    if selection.wanted and len(uids) > 1 and settings.scope != "session":
+        # Each run would have an axis, and so members, of its own.
+        raise InputError(
+            f"--{selection.wanted}: expected one run, or several as one dataset (--session), got "
+            f"{len(uids)} runs"
+        )
+
+
+def _collected(catalog: Catalog, uids: Sequence[str], settings: Settings) -> Collected:
+    """Read the runs once before they are fitted, as they will be."""
+    return collect(
+        catalog,
+        uids,
+        settings.pattern or "",
+        x=settings.x,
+        independent=settings.independent,
+        stream=settings.stream,
+        phases=settings.known_phases(),
+        preprocess=settings.preprocess,
+        integrator=settings.frame_integrator(),
+    )
 
 
 def _play(catalog: Catalog, uid: str, raw: RawRuns, interrupts: Interrupts) -> None:

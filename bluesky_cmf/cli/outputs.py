@@ -32,6 +32,8 @@ class Outputs:
     hdf5: Path | None = None
     overwrite: bool = False
     keep_figure: bool = False
+    #: Figures beside the first, which are not replaced either.
+    others: tuple[Path, ...] = ()
 
     def check(self) -> None:
         """Refuse, before the work, what cannot be written after it.
@@ -69,6 +71,7 @@ class Outputs:
             _by_run(self.hdf5),
             self.overwrite,
             self.keep_figure,
+            self.others,
         )
 
     def plot(self) -> LiveNMFPlot | None:
@@ -112,6 +115,7 @@ class Outputs:
         yield from ((option, path) for option, path, _ in self._tables())
         if self.figure is not None and self.keep_figure:
             yield "figure", self.figure
+        yield from (("figure", path) for path in self.others)
 
 
 def _by_run(path: Path | None) -> Path | None:

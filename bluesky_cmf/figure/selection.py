@@ -171,11 +171,12 @@ def plot_constraints(
         clean(axes)
     _draw_shares(shares, constraints, place)
     _draw_quality(quality, constraints, place, position_label)
-    _draw_stack(stack, constraints, axis, _labels(constraints, place, position_label))
+    labels = _labels(constraints, place, position_label)
+    _draw_stack(stack, constraints, axis, labels)
     _draw_map(image, data, axis, place, constraints)
     image.set_xlabel(x_label)
     image.set_ylabel(position_label)
-    _head(figure, *_constraints_told(constraints))
+    _head(figure, *_constraints_told(constraints, labels))
     return figure
 
 
@@ -300,26 +301,28 @@ def _members(constraints: "DataConstraints") -> list[tuple[int, int]]:
 
 
 def _labels(constraints: "DataConstraints", place: Array, position_label: str) -> list[str]:
-    """Name components by their positions, as far as there are some."""
+    """Name components by their positions, as far as there are some and they have no names."""
     names = list(constraints.names)
     if position_label != "pattern":
         unit = position_label[position_label.rfind("(") :].strip("()")
         unit = unit if "(" in position_label else ""
         for k, index in _members(constraints):
-            names[k] = f"{place[index]:.6g} {unit}".strip()
+            if names[k] == f"pattern {index}":
+                names[k] = f"{place[index]:.6g} {unit}".strip()
     return names
 
 
-def _constraints_told(constraints: "DataConstraints") -> tuple[str, str]:
+def _constraints_told(constraints: "DataConstraints", labels: list[str]) -> tuple[str, str]:
     known = f" and {constraints.n_known} known" if constraints.n_known else ""
     count = len(constraints.indices)
     head = f"{count} pattern{'' if count == 1 else 's'} of the data{known} as components"
-    order = ", ".join(str(index) for index in constraints.order)
+    label = {index: labels[k] for k, index in _members(constraints)}
+    order = ", ".join(label[index] for index in constraints.order)
     above = constraints.objective / max(constraints.free_objective, 1e-300)
     cost = f", {above:.3g} times that of free ones" if constraints.free_objective > 0 else ""
     return (
         head,
-        f"patterns {order}, as they were chosen; objective {constraints.objective:.4g}{cost}",
+        f"{order}, as they were chosen; objective {constraints.objective:.4g}{cost}",
     )
 
 

@@ -229,6 +229,18 @@ class Settings(Model):
             for k, phase in enumerate(self.phases)
         ]
 
+    def frame_integrator(self) -> Integrator | None:
+        """Make the integrator of 2-D frames, where there is one.
+
+        Raises
+        ------
+        CMFError
+            As `bluesky_cmf.Integrator` does, with the place in the settings.
+        """
+        if self.integrator is None:
+            return None
+        return self._telling(("integrator",), self.integrator.integrator)
+
     def live_nmf(self, **overrides: Any) -> LiveNMF:
         """Make the callback.
 
@@ -261,7 +273,7 @@ class Settings(Model):
             "device": lambda: self.device,
             "seed": lambda: self.seed,
             "loss": lambda: self.loss,
-            "integrator": self._integrator,
+            "integrator": self.frame_integrator,
         }
         # What is not set is left to the callback's own defaults.
         for key in ("errors", "on_unknown"):
@@ -297,11 +309,6 @@ class Settings(Model):
             ]
         plain: dict[str, Any] = _plain_value(values)
         return plain
-
-    def _integrator(self) -> Integrator | None:
-        if self.integrator is None:
-            return None
-        return self._telling(("integrator",), self.integrator.integrator)
 
     def _telling(self, place: Place, make: Callable[[], Made]) -> Made:
         """Make an object; what goes wrong is told with the place in the settings."""
