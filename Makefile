@@ -23,8 +23,9 @@ venv: $(VENV)/test.stamp
 demo: $(VENV)/test.stamp
 	$(BIN)/bluesky-cmf demo $(ARGS)
 
+# Two files of tests at a time: each takes a core, and more would disturb each other.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 attack: $(VENV)/test.stamp
 	$(BIN)/python -m tests.attack $(ARGS)

@@ -311,3 +311,12 @@ def test_noise_beyond_any_number_of_single_precision_is_kept_without_a_warning()
     assert np.isfinite(recent.table("sigma")).all()
     assert recent.table("sigma")[0, 1] == 2.0
     assert recent.table("seen").tolist() == [[1.0, 0.0]]
+
+
+def test_patterns_without_any_noise_raise_no_alarm_and_no_warning() -> None:
+    x = np.arange(2000.0)
+    watch = Watch(x)
+
+    for number in range(1, 30):
+        flat = np.full((1, 2000), float(number))
+        assert watch.look(flat, np.ones((1, 1)), flat, first=number, free=[False]) == []

@@ -99,7 +99,9 @@ class Noise:
 
     def _estimated(self, left: Array, expected: Array, *, disturbed: bool) -> Array:
         root = np.sqrt(expected)
-        size = _sizes(left) / root
+        # What is explained to rounding has no noise of its own.
+        least = _LEAST * expected.max(axis=1, keepdims=True)
+        size = np.maximum(_sizes(left), least) / root
         if self._seen < _MEMORY or not disturbed:
             self._learn(left, root, size)
         size /= self._shape
