@@ -87,8 +87,8 @@ def divided(y: Array, noise: Noise | None, monitor: float | None, key: str | Non
         raise PatternError(
             f"cannot be normalised by the monitor {key!r}, which is {monitor!r}"
         ) from None
-    # The least numbers have an inverse that is too large for any.
-    if not np.finfo(float).tiny <= value < np.inf:
+    # What is divided by still less is too large for any number, or its variance is.
+    if not 1e-140 <= value < np.inf:
         raise PatternError(f"cannot be normalised by the monitor {key!r}, which is {value:g}")
     return y / value, None if noise is None else noise.scaled(1.0 / value)
 

@@ -7,6 +7,9 @@ __all__ = ["Recent"]
 
 Array = npt.NDArray[np.float64]
 
+#: What is kept is no larger.
+_LARGEST = 1e30
+
 
 class Recent:
     """A ring of the last patterns, their noise, their standardised residuals and active sets.
@@ -38,6 +41,9 @@ class Recent:
                 # Half the memory; what it is for needs no more digits.
                 kind = np.float32 if values.dtype.kind == "f" else values.dtype
                 self._tables[name] = np.zeros((self._capacity, *values.shape[1:]), dtype=kind)
+            if values.dtype.kind == "f":
+                # Errors of zero make residuals of any size, which half the memory cannot hold.
+                values = np.clip(values, -_LARGEST, _LARGEST)
             self._tables[name][places] = values
         self._total += count
 
