@@ -111,11 +111,9 @@ class Phase:
         >>> Phase.from_array("cubic", [1.0, 2.0, 3.0], [0.0, 5.0, 1.0]).on([1.5, 2.0])
         array([2.5, 5. ])
         """
-        arrays = (
-            _array(values, f"phase {name!r}: {which}")
-            for which, values in zip("xy", (x, y), strict=True)
-        )
-        return cls(name, *arrays, signed=signed, strain=strain, axis=axis)
+        places = _array(x, f"phase {name!r}: x")
+        values = _array(y, f"phase {name!r}: y")
+        return cls(name, places, values, signed=signed, strain=strain, axis=axis)
 
     @classmethod
     def from_file(
