@@ -411,14 +411,17 @@ class LiveNMF:
         Returns
         -------
         bool
-            False where ``timeout`` seconds were not enough.
+            False where ``timeout`` seconds were not enough, or at once where the fit's own
+            thread asks (`on_unknown`): what was received is still fitted and published then.
         """
         if not self._closed:
             self._take_in(self._intake.rest, "what waited for files could not be taken")
             self._put(Reset())
         self._closed = True
         left = remaining(timeout)
-        return self._worker.close(left()) and self._emitter.close(left())
+        closed = self._worker.close(left())
+        # Called by `on_unknown`, the fit goes on after it, and what it finds is yet to be told.
+        return not self._worker.inside and closed and self._emitter.close(left())
 
     # --- details ---------------------------------------------------------------------------
 

@@ -1,6 +1,9 @@
 """Read a crystal structure from a CIF, and say what is wrong with one that does not tell it."""
 
+import codecs
+import gzip
 import logging
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,11 +87,13 @@ def read_crystal(
     """
     path = Path(path)
     found = _choose(path, _read(path), block)
-    structure = gemmi.make_small_structure_from_block(found)
+    # gemmi raises at a cell that cannot be.
     metric = _metric(path, found)
+    structure = gemmi.make_small_structure_from_block(found)
     rotations, translations = _symmetry(path, found, structure)
     _check_symmetry(path, structure, metric, rotations)
     sites = list(structure.sites)
+    _check_numbers(path, found)
     positions = np.array([_position(path, site) for site in sites])
     form_factors = np.array([_form_factor(path, site) for site in sites])
     amounts = [
@@ -113,9 +118,24 @@ def _read(path: Path) -> gemmi.cif.Document:
     except FileNotFoundError as error:
         raise CIFError(f"{path}: no such file") from error
     except (OSError, RuntimeError, ValueError) as error:
+        unmarked = _without_mark(path)
+        if unmarked is not None:
+            return unmarked
         raise CIFError(f"{path}: expected a CIF, got what cannot be read as one ({error})") from (
             error
         )
+
+
+def _without_mark(path: Path) -> gemmi.cif.Document | None:
+    """Read a CIF behind a byte order mark, which some editors write, and gemmi refuses."""
+    try:
+        raw = path.read_bytes()
+        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        if raw.startswith(codecs.BOM_UTF8):
+            return gemmi.cif.read_string(raw.removeprefix(codecs.BOM_UTF8).decode())
+    except (OSError, EOFError, RuntimeError, ValueError, zlib.error):
+        pass
+    return None
 
 
 def _choose(path: Path, document: gemmi.cif.Document, name: str | None) -> gemmi.cif.Block:
@@ -288,6 +308,17 @@ def _check_symmetry(
             "the operators are used",
             *(path, structure.spacegroup_hm, order, count),
         )
+
+
+def _check_numbers(path: Path, block: gemmi.cif.Block) -> None:
+    """Refuse an occupancy that is no number: gemmi takes it as 1."""
+    for row in block.find("_atom_site_", ["fract_x", "?label", "?type_symbol", "occupancy"]):
+        text = row.str(3)
+        if text and np.isnan(gemmi.cif.as_number(row[3])):
+            label = next((row.str(n) for n in (1, 2) if row.has(n)), "?")
+            raise CIFError(
+                f"{path}: atom {label!r}: expected an occupancy from 0 to 1, got {text!r}"
+            )
 
 
 def _position(path: Path, site: gemmi.SmallStructure.Site) -> list[float]:

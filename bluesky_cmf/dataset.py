@@ -20,7 +20,7 @@ from .documents import (
     Point,
     component_record,
 )
-from .errors import CMFError, PatternError
+from .errors import CMFError, NoLinesError, PatternError
 from .fitting import Fitting
 from .intake import Arrival, Refused
 from .judging import pattern_of
@@ -58,6 +58,8 @@ class Dataset:
     _variables: tuple[Independent, ...] = field(init=False, default=(PATTERN_NUMBER,))
     _points: list[Point] = field(init=False, default_factory=list)
     _refused: list[Refused] = field(init=False, default_factory=list)
+    #: Came before the first pattern with lines, where the width of lines is fitted to one.
+    _held: list[tuple[Arrival, NoLinesError]] = field(init=False, default_factory=list)
     _n_refused: int = field(init=False, default=0)
     _published: int = field(init=False, default=0)
     _fit_failed: bool = field(init=False, default=False)
@@ -91,10 +93,10 @@ class Dataset:
         for arrival in arrivals:
             try:
                 self._append(arrival)
+            except NoLinesError as error:
+                self._hold(arrival, error)
             except Exception as error:
-                # Whatever it is: this pattern is accounted for, and the next one gets its turn.
-                fault = error if isinstance(error, CMFError) else PatternError(repr(error))
-                self.refuse(Refused(arrival.run, arrival.seq_num, fault, arrival.variables))
+                self._refuse_arrival(arrival, error)
         self._refit(lag=lag, converge=converge)
 
     def refuse(self, refused: Refused) -> None:
@@ -168,6 +170,9 @@ class Dataset:
 
     def finish(self, exit_status: str, reason: str) -> None:
         """Fit to convergence, publish the last snapshot and close the analysis run."""
+        for arrival, error in self._held:
+            self._refuse_arrival(arrival, error)
+        self._held.clear()
         if self._points:
             self._refit()
         converged = self._converge() if self._points else True
@@ -188,6 +193,30 @@ class Dataset:
         self._run = None
 
     # --- patterns --------------------------------------------------------------------------
+
+    def _refuse_arrival(self, arrival: Arrival, error: Exception) -> None:
+        """Account for a pattern, whatever is wrong with it; the next one gets its turn."""
+        fault = error if isinstance(error, CMFError) else PatternError(repr(error))
+        self.refuse(Refused(arrival.run, arrival.seq_num, fault, arrival.variables))
+
+    def _hold(self, arrival: Arrival, error: NoLinesError) -> None:
+        """Keep a pattern that came before the first one with lines, until there is a model."""
+        if not self._held:
+            logger.warning(
+                "run %s: %s. Patterns are kept until one with lines has come",
+                self.raw_start["uid"][:8],
+                error,
+            )
+        self._held.append((arrival, error))
+
+    def _append_held(self) -> None:
+        """Add the patterns that waited for the first one with lines, in order."""
+        held, self._held = self._held, []
+        for arrival, _ in held:
+            try:
+                self._append(arrival)
+            except Exception as error:
+                self._refuse_arrival(arrival, error)
 
     def _append(self, arrival: Arrival) -> None:
         loaded = arrival.loaded()
@@ -211,6 +240,7 @@ class Dataset:
         )
         if self._model is None:
             self._open_model(model, arrival)
+            self._append_held()
         if self._run is None and not self._points:
             # The first pattern says what weights are drawn against.
             self._variables = arrival.variables or (PATTERN_NUMBER,)

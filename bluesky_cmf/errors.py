@@ -28,6 +28,10 @@ class InputError(CMFError, ValueError):
     """An argument has the wrong shape, sign, range or combination."""
 
 
+class NoLinesError(InputError):
+    """Patterns hold no lines of the phases that the width of the lines could be fitted to."""
+
+
 class AxisError(InputError):
     """Two axes do not fit: a phase does not cover the data, or an axis is not increasing."""
 

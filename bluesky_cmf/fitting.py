@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from .errors import AxisError, PatternError
+from .judging import check_values
 from .nmf.families import Family
 from .nmf.results import FitResult, RowFit
 from .nmf.streaming import StreamingNMF
@@ -49,6 +50,11 @@ class Fitting:
         The first pattern: phases from CIFs without a width get that of its lines.
     given : bool
         Whether the axis came with the pattern; without it, patterns have to be of its length.
+
+    Raises
+    ------
+    NoLinesError
+        Where the width of the lines is to be fitted, and the pattern has none.
 
     Attributes
     ----------
@@ -299,6 +305,8 @@ class Fitting:
         """Fit the width of the instrument's lines where phases from CIFs have none."""
         phases = [c.pattern for c in components if isinstance(c.pattern, Phase)]
         if any(phase.needs_width for phase in phases):
+            # What no fit can use is told as that.
+            check_values(y)
             self.width = instrument_width(phases, x, y)
             logger.info("width of the lines, fitted to the first pattern: %s", self.width)
 

@@ -59,6 +59,7 @@ def pattern_of(
     errors : ndarray or "counts", optional
         Standard errors, of the shape of ``values`` or of the pattern; or that the values are
         counts y, of which max(y, 1) is the variance: none that were counted may be one.
+        Fractions of which none is above 1 are no counts: their noise is not known then.
 
     Raises
     ------
@@ -70,6 +71,9 @@ def pattern_of(
     if integrate is not None:
         return _integrated(values, integrate)
     variance = _variance(values, errors)
+    doubt = _uncounted(values) if isinstance(errors, str) else ""
+    if doubt:
+        variance = None
     if collections:
         if variance is not None and variance.shape == values.shape:
             variance = variance.sum(axis=0) / len(values) ** 2
@@ -87,7 +91,7 @@ def pattern_of(
         x = x.reshape(-1, x.shape[-1])[0]
     found, y = oriented(x, values)
     if variance is None:
-        return Measured(found, y)
+        return Measured(found, y, None, doubt)
     if variance.size != len(y) or variance.shape[-1] != len(y):
         return Measured(found, y, None, f"shape {variance.shape} for {len(y)} points")
     # It stands in the order of the values, and of the axis that came with them.
@@ -102,6 +106,17 @@ def _variance(values: Array, errors: Array | Literal["counts"] | None) -> Array 
         return variance
     with np.errstate(over="ignore", invalid="ignore"):
         return np.where(errors < 0, np.nan, errors.astype(float) ** 2)
+
+
+def _uncounted(values: Array) -> str:
+    """Say why values are no counts: max(y, 1) would make every error of theirs far too large."""
+    top = float(values.max(initial=0.0))
+    if not 0 < top <= 1 or np.array_equal(values, np.round(values)):
+        return ""
+    return (
+        f"'counts': expected counts, got fractions up to {top:.4g}, which are normalised; give "
+        "the data key of the standard errors, or the counts and Preprocess(normalize=…)"
+    )
 
 
 def _integrated(values: Array, integrate: Integrate) -> Measured:

@@ -111,7 +111,9 @@ class Phase:
         >>> Phase.from_array("cubic", [1.0, 2.0, 3.0], [0.0, 5.0, 1.0]).on([1.5, 2.0])
         array([2.5, 5. ])
         """
-        return cls(name, np.asarray(x), np.asarray(y), signed=signed, strain=strain, axis=axis)
+        places = _array(x, f"phase {name!r}: x")
+        values = _array(y, f"phase {name!r}: y")
+        return cls(name, places, values, signed=signed, strain=strain, axis=axis)
 
     @classmethod
     def from_file(
@@ -293,7 +295,7 @@ class Phase:
         if strain:
             onto = self._stretched(onto, strain)
         if self.powder is None:
-            own = len(onto) == len(self.x) and np.array_equal(onto, self.x)
+            own = onto.shape == self.x.shape and np.array_equal(onto, self.x)
             if own or not (strain or self.strain):
                 return resample(self.x, self.y, onto, what=what)
             if not strain:
@@ -415,6 +417,13 @@ class Phase:
                 f"{label}: expected non-negative intensities, got {self.y.min():.4g}; subtract "
                 "less background or clip the pattern, or say that it is meant (signed=True)"
             )
+
+
+def _array(values: npt.ArrayLike, what: str) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{what}: expected numbers of shape (F,), got {error}") from error
 
 
 def _frozen(values: Array, what: str) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import AxisError
+from .errors import AxisError, PatternError
 
 __all__ = ["Resampling", "averaged", "resample"]
 
@@ -44,7 +44,11 @@ class Resampling:
         ------
         AxisError
             Where the axis does not cover the grid.
+        PatternError
+            Where there are not as many values as points of the axis.
         """
+        if y.shape != self.x.shape:
+            raise PatternError(f"expected {len(self.x)} points, as the axis has, got {y.shape}")
         span = self._span
         if span is not None:
             return y[span].copy()

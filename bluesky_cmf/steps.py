@@ -79,10 +79,18 @@ def divided(y: Array, noise: Noise | None, monitor: float | None, key: str | Non
     PatternError
         Where it is no positive number.
     """
-    if monitor is None or not 0 < monitor < np.inf:
-        value = "missing" if monitor is None else f"{monitor:g}"
-        raise PatternError(f"cannot be normalised by the monitor {key!r}, which is {value}")
-    return y / float(monitor), None if noise is None else noise.scaled(1.0 / float(monitor))
+    if monitor is None:
+        raise PatternError(f"cannot be normalised by the monitor {key!r}, which is missing")
+    try:
+        value = float(monitor)
+    except (TypeError, ValueError, OverflowError):
+        raise PatternError(
+            f"cannot be normalised by the monitor {key!r}, which is {monitor!r}"
+        ) from None
+    # What is divided by still less is too large for any number, or its variance is.
+    if not 1e-140 <= value < np.inf:
+        raise PatternError(f"cannot be normalised by the monitor {key!r}, which is {value:g}")
+    return y / value, None if noise is None else noise.scaled(1.0 / value)
 
 
 def _trapezoid(x: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .errors import AxisError, InputError
+from .errors import AxisError, InputError, NoLinesError
 from .nmf.updates import nnls
 from .phases import Phase
 from .powder import Powder
@@ -184,7 +184,7 @@ class _Fit:
         freedom = len(self._powders) * len(self._patterns) + 2
         noise = _NOISE * freedom / self._patterns.size * bare
         if bare - residual <= noise + _ROUNDING * self._total:
-            raise InputError(
+            raise NoLinesError(
                 "patterns: expected patterns with lines of these phases, got some that they "
                 "explain no better than noise; check that phases and wavelength are those of the "
                 "patterns, or give the width"

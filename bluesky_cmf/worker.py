@@ -116,6 +116,11 @@ class Worker(Generic[T]):
         """Items that wait."""
         return len(self._items)
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is the worker's own thread that asks."""
+        return self._thread is threading.current_thread()
+
     def put(self, *items: T) -> bool:
         """Queue items; never blocks for longer than it takes to append them.
 
@@ -218,6 +223,11 @@ class Inline(Generic[T]):
     def __len__(self) -> int:
         """Items that wait."""
         return sum(map(len, self._items))
+
+    @property
+    def inside(self) -> bool:
+        """Whether it is the thread that handles items just now that asks."""
+        return self._owner == threading.get_ident()
 
     def put(self, *items: T) -> bool:
         """Handle items, all at once, or leave them to the thread that handles some now."""

@@ -26,6 +26,8 @@ PLAIN = cif(CUBE, PO, group="P m -3 m")
             PLAIN.replace("_cell_angle_gamma 90", "_cell_angle_gamma ?"),
             r"cell of six .* 90, 90, \?",
         ),
+        (PLAIN.replace("_alpha 90", "_alpha 0"), r"angles in degrees .* got 4, 4, 4, 0, 90, 90"),
+        (PLAIN.replace("_beta 90", "_beta 180"), r"angles in degrees .* got 4, 4, 4, 90, 180"),
         (PLAIN.replace("_gamma 90", "_gamma 0"), r"angles in degrees that enclose a volume, got 4"),
         (PLAIN.replace("_length_a 4", "_length_a -4"), r"expected a cell with lengths .* got -4"),
         (PLAIN.replace("_length_a 4", "_length_a 0.4"), r"lengths in angstrom .* got 0\.4"),
@@ -157,3 +159,18 @@ def test_a_gzipped_cif_is_read(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(STRUCTURES["rutile"].encode()))
 
     assert read_crystal(path).volume == pytest.approx(4.5937**2 * 2.9587)
+
+
+def test_a_cif_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "test.cif"
+    path.write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
+    packed = tmp_path / "test.cif.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+
+    assert read_crystal(path).volume == pytest.approx(64)
+    assert read_crystal(packed).volume == pytest.approx(64)
+
+
+def test_an_occupancy_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CIFError, match=r"atom 'Po': expected an occupancy from 0 to 1, got 'half'"):
+        read_crystal(written(tmp_path, PLAIN.replace("0 0 0 1", "0 0 0 half")))

@@ -1,6 +1,7 @@
 """Faults of the fit and its device cost no pattern, and are told."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from bluesky_cmf import LiveNMF, LiveNMFPlot, Phase, fitting
 from bluesky_cmf.documents import AnalysisReader
 from bluesky_cmf.nmf.streaming import StreamingNMF
 from tests.streams import Collector, mixtures, run_documents
+from tests.structures import cif, written
 
 X, H, PATTERNS = mixtures(20, noise=0.01)
 KNOWN = Phase.from_array("known", X, H[0])
@@ -157,3 +159,52 @@ def test_four_crystal_structures_tell_the_phases_of_a_real_ramp(batio3: Any) -> 
     expected = np.digitize(batio3.temperature, transitions)
     right = live.result.weights.argmax(axis=1) == expected
     assert right[clear].mean() >= 0.95
+
+
+def crystal(folder: Path) -> tuple[Phase, np.ndarray, np.ndarray]:
+    """A phase whose lines have no width yet, an axis, and three patterns with lines."""
+    path = written(folder, cif("4 4 4 90 90 90", ["Ba Ba 0 0 0 1"], group="P m -3 m"))
+    x = np.linspace(15.0, 60.0, 1500)
+    lines = Phase.from_cif(path, wavelength=1.54, width=0.3).on(x)
+    counts = np.random.default_rng(4).poisson(np.outer([1000, 1500, 2000], lines) + 20)
+    return Phase.from_cif(path, wavelength=1.54), x, counts.astype(float)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("scope", ["run", "session"])
+def test_patterns_before_the_first_lines_wait_for_their_width_and_keep_their_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, background: bool, scope: Any
+) -> None:
+    phase, x, lines = crystal(tmp_path)
+    flat = np.random.default_rng(5).poisson(20, (2, x.size)).astype(float)
+    patterns = np.vstack([flat, lines])
+    out = Collector()
+    live = LiveNMF(
+        "chi_I", x="chi_Q", phases=[phase], device="cpu", background=background, scope=scope
+    )
+    live.subscribe(out)
+    for name, doc in run_documents(patterns, x=x):
+        live(name, doc)
+    assert live.close(60) and live.error is None
+    assert out.data("primary")["source_seq_num"].tolist() == [1, 2, 3, 4, 5]
+    assert out.data("primary")["temperature"].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert not out.events("rejected")
+    assert caplog.text.count("kept until one with lines has come") == 1
+    np.testing.assert_allclose(live.result.weights[:2, 0], 0.0, atol=30.0)
+    np.testing.assert_allclose(live.result.weights[2:, 0], [1000, 1500, 2000], rtol=0.1)
+
+
+def test_patterns_of_a_run_without_any_lines_are_rejected_with_the_reason(tmp_path: Path) -> None:
+    phase, x, _ = crystal(tmp_path)
+    flat = np.random.default_rng(5).poisson(20, (3, x.size)).astype(float)
+    flat[0] = 0.0
+    out = Collector()
+    live = LiveNMF("chi_I", x="chi_Q", phases=[phase], device="cpu", background=False)
+    live.subscribe(out)
+    for name, doc in run_documents(flat, x=x):
+        live(name, doc)
+    reasons = [str(event["data"]["reason"]) for event in out.events("rejected")]
+    assert out.data("rejected")["source_seq_num"].tolist() == [1, 2, 3]
+    assert reasons[0] == "every point is zero"
+    assert all("expected patterns with lines of these phases" in reason for reason in reasons[1:])
+    assert len(out.named("stop")) == 1 and not out.events("primary")

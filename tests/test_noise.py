@@ -450,3 +450,45 @@ def test_lines_of_a_crystal_are_measured_as_the_data_are_before_they_are_interpo
     expected = steps(kept, phase.on(kept))
     assert np.abs(expected / steps(steps.grid(x), phase.on(steps.grid(x))) - 1).max() > 0.01
     np.testing.assert_allclose(live.result.components[0], expected, rtol=1e-3)
+
+
+def test_normalised_patterns_are_no_counts_and_that_is_told(noises: list[Any]) -> None:
+    documents = run_documents(COUNTS / COUNTS.max(), x=X)
+    live, out = fitted(documents, x="chi_Q", errors="counts", phases=KNOWN, n_components=2)
+    assert live.result.n_patterns == len(COUNTS) and not reasons(out)
+    assert all(noise is None for noise in noises)
+    assert "'counts': expected counts, got fractions up to" in faults(out)[0]
+
+
+def test_a_few_counts_are_counts(noises: list[Any]) -> None:
+    few = np.minimum(COUNTS, 1.0)
+    _, out = fitted(run_documents(few, x=X), x="chi_Q", errors="counts", n_components=2)
+    assert not faults(out) and all(noise is not None for noise in noises)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_closing_where_an_alarm_is_told_publishes_everything(background: bool) -> None:
+    known = np.vstack(
+        [np.tile(400 * H[0] + 30, (12, 1)), np.tile(400 * H.sum(axis=0) + 30, (3, 1))]
+    )
+    counts = np.random.default_rng(1).poisson(known).astype(float)
+    phases = [KNOWN[0], Phase.from_array("flat", X, np.ones_like(X))]
+    closed: list[bool] = []
+    live = LiveNMF(
+        "chi_I",
+        x="chi_Q",
+        phases=phases,
+        n_components=2,
+        errors="counts",
+        device="cpu",
+        background=background,
+        on_unknown=lambda alarm: closed.append(live.close()),
+    )
+    out = Collector()
+    live.subscribe(out)
+    for name, doc in run_documents(counts, x=X, stop=False):
+        live(name, doc)
+    assert live.close(60)
+    assert closed and not any(closed)
+    assert len(out.named("stop")) == len(out.named("start")) == 1
+    assert len(out.events("primary")) >= 13

@@ -301,3 +301,10 @@ def test_a_run_without_events_holds_no_phase() -> None:
 
     with pytest.raises(RunNotFoundError, match="has no event in stream 'primary'"):
         Phase.from_run(catalog, catalog.uid, "chi_I", x="chi_Q")
+
+
+def test_what_is_no_array_of_numbers_is_told_with_its_name() -> None:
+    with pytest.raises(InputError, match=r"phase 'p': x: expected numbers of shape \(F,\)"):
+        Phase.from_array("p", [[1.0], [1.0, 2.0]], [1.0, 2.0])
+    with pytest.raises(AxisError, match=r"phase 'p': expected an axis \(F,\) of numbers"):
+        Phase.from_array("p", [1.0, 2.0], [1.0, 2.0]).on("abc")

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bluesky_cmf import Preprocess
+from bluesky_cmf.errors import PatternError
 from bluesky_cmf.resampling import Resampling
 
 RNG = np.random.default_rng(5)
@@ -197,3 +198,18 @@ def test_single_errors_of_zero_are_taken_as_they_are() -> None:
     variance = np.where(np.arange(60) % 2, VARIANCE, 0.0)
     prepared = Preprocess(rebin=2).prepare(X, Y, variance=variance)
     np.testing.assert_allclose(prepared.variance, VARIANCE[1::2] / 4, rtol=1e-12)
+
+
+@pytest.mark.parametrize("monitor", ["5 A", [1.0, 2.0], 5j, 1e-320, 10**400])
+def test_a_monitor_that_is_no_usable_number_is_told(monitor: Any) -> None:
+    steps = Preprocess(normalize="monitor", monitor="i0")
+    with pytest.raises(PatternError, match="normalised by the monitor 'i0', which is "):
+        steps.prepare(np.arange(4.0), np.ones(4), monitor=monitor)
+
+
+@pytest.mark.parametrize("steps", [Preprocess(), Preprocess(normalize="max"), Preprocess(rebin=2)])
+def test_a_pattern_of_another_length_than_its_axis_is_told(steps: Preprocess) -> None:
+    with pytest.raises(PatternError, match=r"expected 8 points, as the axis has, got \(5,\)"):
+        steps.prepare(np.arange(8.0), np.ones(5))
+    with pytest.raises(PatternError, match=r"expected 8 points, as the axis has, got \(9,\)"):
+        steps(np.arange(8.0), np.ones(9))

@@ -69,7 +69,9 @@ def fractions(weights: Array, areas: Array) -> Array:
     """
     parts = weights.astype(float, copy=False) * areas
     whole = parts.sum(axis=1, keepdims=True)
-    found: Array = np.divide(parts, whole, out=np.full_like(parts, np.nan), where=whole > 0)
+    # Too large for any number they are not defined either.
+    with np.errstate(invalid="ignore"):
+        found: Array = np.divide(parts, whole, out=np.full_like(parts, np.nan), where=whole > 0)
     return found
 
 
