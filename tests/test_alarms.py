@@ -271,4 +271,4 @@ def test_replay_at_the_command_line_tells_and_adds(
     assert run([*options, "--on-unknown", "add"]) == 0
     assert "unknown 1" in capsys.readouterr().out
     assert run([*options, "--on-unknown", "shout"]) == 2
-    assert "on_unknown: expected 'warn', 'add'" in capsys.readouterr().err
+    assert "on_unknown: expected 'warn' or 'add', got 'shout'" in capsys.readouterr().err
