@@ -107,7 +107,9 @@ def test_a_run_that_continues_another_has_its_rows_too_with_gaps_where_nothing_w
     live.add_component("late")
     for name, doc in documents[6:]:
         live(name, doc)
-    analysis = read_analysis(collector.documents)
+    # The last run alone, as a catalog gives it.
+    last = max(n for n, (name, _doc) in enumerate(collector.documents) if name == "start")
+    analysis = read_analysis(collector.documents[last:])
     assert analysis.names == ("unknown 1", "unknown 2", "late")
     write_csv(tmp_path / "a.csv", analysis, patterns=live.patterns)
     write_nexus(tmp_path / "a.h5", analysis, patterns=live.patterns)
@@ -117,6 +119,38 @@ def test_a_run_that_continues_another_has_its_rows_too_with_gaps_where_nothing_w
     assert live.result is not None
     np.testing.assert_allclose(weights, live.result.weights[:, 2], rtol=1e-6, atol=1e-12)
     assert np.isnan(numbers(table["lag"])[:4]).all() and table["source_run"][0] == ""
+
+
+def test_where_the_runs_before_came_by_too_nothing_is_missing(tmp_path: Path) -> None:
+    x, _, patterns = mixtures(10, noise=0.02)
+    patterns = np.insert(patterns, 3, np.nan, axis=0)
+    names = [f"T{n}.xy" for n in range(11)]
+    metadata = {"pattern_files": {"folder": "/data", "names": names}}
+    live = LiveNMF("chi_I", x="chi_Q", n_components=2, background=False)
+    analysis = AnalysisArchive()
+    live.subscribe(analysis)
+    *documents, stop = run_documents(patterns, x=x, metadata=metadata)
+    for name, doc in documents:
+        live(name, doc)
+    live.remove_component("unknown 1")
+    live.add_component("late")
+    live(*stop)
+    assert live.result is not None and analysis.names == ("unknown 2", "late")
+    write_csv(tmp_path / "a.csv", analysis, patterns=live.patterns)
+    table = read_csv(tmp_path / "a.csv")
+    # No pattern came after the change: all of them were published by the first of the runs.
+    for key, weights in zip(("unknown_2", "late"), live.result.weights.T, strict=True):
+        np.testing.assert_allclose(numbers(table[f"weight_{key}"]), weights, rtol=1e-6)
+        assert f"fraction_{key}" in table
+    assert not [key for key in table if "unknown_1" in key]
+    assert table["file"] == [name for name in names if name != "T3.xy"]
+    assert np.isfinite(numbers(table["temperature"])).all()
+    assert np.isfinite(numbers(table["lag"])).all()
+    assert [seq_num for seq_num, _reason in analysis.rejected] == [4]
+    write_nexus(tmp_path / "a.h5", analysis, patterns=live.patterns)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert {"weights", "fractions", "rejected"} < {*check_nexus(file), *file["entry"]}
+        assert file["entry/weights"].attrs["axes"].tolist() == ["temperature"]
 
 
 # --- NeXus

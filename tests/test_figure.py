@@ -348,6 +348,15 @@ def test_r_factor_and_lag_are_drawn_for_each_pattern() -> None:
     (bars,) = plot.axes["lag"].collections
     np.testing.assert_array_equal([top for _foot, (_x, top) in bars.get_segments()], scan.lag)
     assert plot.axes["r_factor"].get_yscale() == "linear"
+    assert plot.axes["lag"].get_visible()
+
+
+def test_the_scale_of_the_lag_is_drawn_only_where_a_pattern_waited() -> None:
+    plot = LiveNMFPlot()
+    scan = Scan(plot)
+    scan.lag[:] = 0
+    scan.whole()
+    assert not plot.axes["lag"].get_visible()
 
 
 @pytest.mark.parametrize(("least", "scale"), [(1e-4, "log"), (0.0, "linear")])

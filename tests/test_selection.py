@@ -444,6 +444,16 @@ def test_constraints_are_drawn_at_their_positions() -> None:
     assert [line.get_ydata()[0] for line in image.lines] == marked
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_positions_without_a_label_are_not_called_numbers_of_patterns(told: bool) -> None:
+    X = counted(500 * ramp([0.5], 12) @ phases(2, seed=0), seed=0)
+    found = constraints_from_data(X, 2, device="cpu")
+    values = {"x": np.linspace(1, 9, X.shape[1]), "positions": np.arange(12.0) + 300}
+    figure = plot_constraints(X, found, **(values if told else {}), figure=Figure())
+    labels = figure.axes[3].get_xlabel(), figure.axes[1].get_xlabel()
+    assert labels == (("x", "position") if told else ("point", "pattern"))
+
+
 def test_constraints_of_other_data_are_refused() -> None:
     X = counted(500 * ramp([0.5], 12) @ phases(2, seed=0), seed=0)
     found = constraints_from_data(X, 2, device="cpu")

@@ -245,7 +245,7 @@ def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
     if len(r_factor):
         facts["R-factor"] = f"{r_factor.mean():.4f} on average, {r_factor.max():.4f} at most"
     if analysis.alarms:
-        facts["unexplained"] = "; ".join(alarm.text for alarm in analysis.alarms)
+        facts["unexplained"] = "\n".join(alarm.text for alarm in analysis.alarms)
     if analysis.rejected:
         facts["rejected"] = _rejected(analysis.rejected)
     if analysis.faults:
@@ -255,12 +255,16 @@ def summarize(analysis: "AnalysisReader", result: "FitResult") -> None:
 
 
 def show_facts(facts: Mapping[str, str]) -> None:
-    """Show names and values, one a line; values are never broken, so that they can be copied."""
+    """Show names and values, one a line; values are never broken, so that they can be copied.
+
+    A value of several lines has one below the other.
+    """
     width = max(map(len, facts))
     for name, value in facts.items():
         label = f"[bold]{name:<{width}}[/bold]  "
         console.print(label, end="")
-        console.print(value, markup=False, soft_wrap=True)
+        told = value.replace("\n", "\n" + " " * (width + 2))
+        console.print(told, markup=False, soft_wrap=True)
 
 
 def show_sweep(sweep: "ComponentSweep") -> None:

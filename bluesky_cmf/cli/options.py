@@ -133,7 +133,10 @@ Errors = Annotated[
     ),
 ]
 Roi = Annotated[
-    tuple[float, float] | None, typer.Option(help="First and last value of the axis to keep.")
+    tuple[float, float] | None,
+    typer.Option(
+        metavar="FIRST LAST", help="First and last value of the axis to keep, such as --roi 2 20."
+    ),
 ]
 Negative = Annotated[
     str | None,

@@ -6,16 +6,22 @@ from typing import Any
 import numpy as np
 
 from .reader import AnalysisReader
-from .schema import Array, Document
+from .schema import Array, Document, fraction_keys, strain_keys, weight_keys
 
 __all__ = ["AnalysisArchive", "read_analysis"]
 
 #: Streams that the reader keeps the last event of, and nothing more is wanted of.
 _NOT_KEPT = ("components", "latest")
+#: Columns of ``weights`` that say which row it is.
+_ROW = ("fit_id", "pattern")
 
 
 class AnalysisArchive(AnalysisReader):
-    """An `AnalysisReader` that keeps every column of the run, for a table of all patterns."""
+    """An `AnalysisReader` that keeps every column of the run, for a table of all patterns.
+
+    Of a run that continues the one before, as after a component was added, it has what that one
+    published with its patterns, and its rejected patterns, faults and changes.
+    """
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -40,20 +46,45 @@ class AnalysisArchive(AnalysisReader):
         dict of str to ndarray (N,)
             First ``pattern``, the number. What the last snapshot in ``weights`` holds, weights
             above all, is as of that snapshot; the rest, errors among it, is as it was published
-            with the pattern, and missing (NaN or "") where an earlier run published it.
+            with the pattern, and missing (NaN or "") where an earlier run published it that did
+            not come by here.
         """
         n = self.n_patterns
         table = {"pattern": np.arange(1, n + 1)}
-        revised = self.columns("weights")
-        for key, values in self.columns("primary").items():
-            table[key] = _padded(values, n)
+        revised, published = self.columns("weights"), self.columns("primary")
+        # A run that continues another one may have published no pattern of its own.
+        for key in dict.fromkeys((*published, *revised, *self._past)):
+            if key in _ROW:
+                continue
+            table[key] = _joined(self._past.get(key), published.get(key), n)
             if key in revised:
                 table[key][: len(revised[key])] = revised[key]
         return table
 
     def _reset(self, start: Document | None) -> None:
+        continues = None if start is None else start.get("cmf", {}).get("continues")
+        if continues is None or continues != self.uid:
+            super()._reset(start)
+            self._kept: dict[str, dict[str, list[Any]]] = {}
+            self._past: dict[str, Array] = {}
+            return
+        past, gone = self.table(), self._amounts()
+        kept = {key: self._kept[key] for key in self._kept if key not in ("primary", "weights")}
+        rejected, faults, changes = self.rejected, self.faults, self.changes
         super()._reset(start)
-        self._kept: dict[str, dict[str, list[Any]]] = {}
+        gone -= self._amounts()
+        self._kept = kept
+        self._past = {
+            key: values
+            for key, values in past.items()
+            if key != "pattern" and key.removesuffix("_error") not in gone
+        }
+        self.rejected, self.faults, self.changes = rejected, faults, changes
+
+    def _amounts(self) -> set[str]:
+        """Give the keys that are of one component each."""
+        strains = strain_keys(self.names, self.strained).values()
+        return {*weight_keys(self.names), *fraction_keys(self.names), *strains}
 
     def _take_events(self, name: str, doc: Mapping[str, Any]) -> None:
         super()._take_events(name, doc)
@@ -89,6 +120,19 @@ def _array(values: list[Any]) -> Array:
         array = np.empty(len(values), dtype=object)
         array[:] = values
         return array
+
+
+def _joined(past: Array | None, published: Array | None, n: int) -> Array:
+    """Give n rows: of earlier runs, then of this one, and between them what is missing."""
+    rows = np.empty(0) if published is None else published
+    if past is None:
+        return _padded(rows, n)
+    past = past[: max(0, n - len(rows))]
+    if published is None:
+        rows = past[:0]
+    if len(past) + len(rows) < n:
+        rows = _padded(rows, n - len(past))
+    return np.concatenate([past, rows])[-n:] if n else past
 
 
 def _padded(values: Array, n: int) -> Array:

@@ -86,8 +86,7 @@ def fitted(
     for name, values in (("patterns", patterns), ("reconstruction", reconstruction)):
         if values is not None and values.shape != expected:
             raise InputError(f"{name}: expected shape (N, G) = {expected}, got {values.shape}")
-    strained = any(key.startswith("strain_") for key in analysis.columns("primary"))
-    if patterns is None or (reconstruction is None and strained):
+    if patterns is None or (reconstruction is None and analysis.strained):
         return None
     return Fitted(patterns, analysis, reconstruction)
 

@@ -303,6 +303,8 @@ class _Quality:
             bounds = limits([0, *extremes(r)])
         set_limits(self._axes, y=bounds)
         set_limits(self._twin, y=(0, max(1.0, *extremes(lag)) * 1.3))
+        # Where no pattern ever waited, as in a fit of files, the scale would say nothing.
+        self._twin.set_visible(bool((tops > 0).any()))
         self._axes.set_xlabel(view.abscissa.label)
 
 

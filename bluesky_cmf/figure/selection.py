@@ -120,8 +120,8 @@ def plot_constraints(
     *,
     x: npt.ArrayLike | None = None,
     positions: npt.ArrayLike | None = None,
-    x_label: str = "point",
-    position_label: str = "pattern",
+    x_label: str | None = None,
+    position_label: str | None = None,
     figure: Figure | None = None,
 ) -> Figure:
     """Draw which patterns of the data serve as components, and how they hand over.
@@ -138,7 +138,7 @@ def plot_constraints(
         What the shares are drawn against, such as the temperature; by default the number of the
         pattern.
     x_label, position_label : str, optional
-        What they are, with their units.
+        What they are, with their units: ``"temperature (K)"``.
     figure : matplotlib.figure.Figure, optional
         A figure to draw on, which is cleared; by default a new one.
 
@@ -159,6 +159,11 @@ def plot_constraints(
         raise InputError(f"X: expected the patterns (N, F) = {(N, F)}, got shape {data.shape}")
     axis = _numbers("x", x, F)
     place = _numbers("positions", positions, N)
+    labels = _labels(constraints, None if positions is None else place, position_label)
+    if x_label is None:
+        x_label = "point" if x is None else "x"
+    if position_label is None:
+        position_label = "pattern" if positions is None else "position"
     figure = _prepared(figure, _CONSTRAINTS_SIZE)
     halves = figure.add_gridspec(1, 2, width_ratios=(1.12, 1), wspace=0.03)
     left = halves[0].subgridspec(2, 1, height_ratios=(2.2, 1), hspace=0.02)
@@ -171,7 +176,6 @@ def plot_constraints(
         clean(axes)
     _draw_shares(shares, constraints, place)
     _draw_quality(quality, constraints, place, position_label)
-    labels = _labels(constraints, place, position_label)
     _draw_stack(stack, constraints, axis, labels)
     _draw_map(image, data, axis, place, constraints)
     image.set_xlabel(x_label)
@@ -300,10 +304,12 @@ def _members(constraints: "DataConstraints") -> list[tuple[int, int]]:
     return [(constraints.n_known + m, index) for m, index in enumerate(constraints.indices)]
 
 
-def _labels(constraints: "DataConstraints", place: Array, position_label: str) -> list[str]:
-    """Name components by their positions, as far as there are some and they have no names."""
+def _labels(
+    constraints: "DataConstraints", place: Array | None, position_label: str | None
+) -> list[str]:
+    """Name components by their positions, where these are told with what they are."""
     names = list(constraints.names)
-    if position_label != "pattern":
+    if place is not None and position_label is not None:
         unit = position_label[position_label.rfind("(") :].strip("()")
         unit = unit if "(" in position_label else ""
         for k, index in _members(constraints):
