@@ -309,7 +309,7 @@ def _labels(
 ) -> list[str]:
     """Name components by their positions, where these are told with what they are."""
     names = list(constraints.names)
-    if place is not None and position_label is not None:
+    if place is not None and position_label is not None and position_label != "pattern":
         unit = position_label[position_label.rfind("(") :].strip("()")
         unit = unit if "(" in position_label else ""
         for k, index in _members(constraints):
