@@ -288,3 +288,10 @@ def test_what_a_page_publishes_with_each_pattern_is_as_good_as_in_the_end() -> N
     assert analysis.r_factor == pytest.approx(live.result.r_factor, abs=1e-3)
     assert live.patterns is not None
     np.testing.assert_allclose(live.patterns, patterns, rtol=1e-6, atol=1e-30)
+
+
+def test_a_crystal_structure_that_was_meant_for_phase_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "cubic.cif").write_text("data_cubic")
+
+    with pytest.raises(InputError, match=r"cubic\.cif: expected files of patterns.*--phase"):
+        find_files([tmp_path / "cubic.cif"])

@@ -62,6 +62,11 @@ def _at(place: str, left_out: set[Path]) -> Iterator[Path]:
     if path.is_dir():
         yield from _in_folder(path, left_out)
     elif path.exists():
+        if path.suffix.lower() == ".cif":
+            raise InputError(
+                f"{path}: expected files of patterns, got a crystal structure; a known phase is "
+                f"named by --phase {path} (or under phases: in the settings)"
+            )
         yield path
     else:
         matches = glob.glob(str(path))
