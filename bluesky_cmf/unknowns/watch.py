@@ -269,15 +269,17 @@ class Watch:
         self._next = number + _PAUSE * 2 ** max(0, self._alarms - _AT_ONCE)
         self._told = _Told.of(candidate, self._told)
         runs, since = candidate.places.runs, number + 1 - candidate.n_patterns
+        from_first = since == self._first and not self._changed
         alarm = Alarm(
             ranges=tuple(
                 (float(self._x[first]), float(self._x[last])) for first, last in runs[:_MOST_RANGES]
             ),
-            since=since,
+            # The very first are not looked at where components are free: it is in them as well.
+            since=1 if from_first else since,
             n_patterns=number,
             significance=deviations(candidate.log_p),
             share=max(0.0, candidate.share),
-            from_first=since == self._first and not self._changed,
+            from_first=from_first,
             estimated=estimated,
             n_places=len(runs),
             residual=np.maximum(candidate.left, 0.0),
