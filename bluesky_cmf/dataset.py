@@ -32,6 +32,9 @@ __all__ = ["Dataset"]
 
 logger = logging.getLogger(__name__)
 
+#: Patterns that wait, from which on what can be put off is.
+_HURRY = 8
+
 Array = npt.NDArray[Any]
 
 
@@ -301,28 +304,29 @@ class Dataset:
         self._fit_failed = False
         run = self._open_run()
         points = self._points[self._published :]
+        waiting = lag()
         run.primary(
             points,
             rows,
             components=result.components,
             n_patterns=result.n_patterns,
-            lag=lag(),
+            lag=waiting,
             seconds=result.seconds,
         )
         self._published = len(self._points)
         self._tell_faults()
-        self._look(rows)
+        self._look(rows, hurried=waiting > _HURRY)
         self._snapshot_if_due()
         if run.wants_latest():
             self._latest()
 
-    def _look(self, rows: RowFit) -> None:
+    def _look(self, rows: RowFit, *, hurried: bool) -> None:
         """Look for what no component explains, and tell of it."""
         model, axis = self._model, self._axis
         if model is None or axis is None:
             return
         try:
-            found = model.look(rows)
+            found = model.look(rows, hurried=hurried)
         except Exception as error:
             # The fit is not affected.
             self.note(error)

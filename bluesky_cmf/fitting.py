@@ -31,6 +31,9 @@ Array = npt.NDArray[Any]
 Covariance = Callable[[Array], Array]
 T = TypeVar("T")
 
+#: Patterns that are looked at for what is not explained where others wait.
+_NEWEST = 4
+
 
 class Fitting:
     """The model of one dataset, built on the axis of its first pattern.
@@ -219,16 +222,21 @@ class Fitting:
         """Give what the fit makes of all patterns, (N, G)."""
         return self._steadily(lambda nmf: nmf.reconstruction())
 
-    def look(self, rows: RowFit) -> list[Alarm]:
+    def look(self, rows: RowFit, *, hurried: bool = False) -> list[Alarm]:
         """Look at the patterns that came since the last look for what is not explained.
 
         Parameters
         ----------
         rows : RowFit
             What is known of each of them, as `rows` gives it after the refit.
+        hurried : bool, optional
+            Others wait already: only the newest few are looked at. What goes on is found in
+            them all the same, a little later.
         """
         if not self._unseen:
             return []
+        if hurried:
+            del self._unseen[:-_NEWEST]
         patterns = [prepared.values for prepared in self._unseen]
         variances = [prepared.variance for prepared in self._unseen]
         covariance = self._unseen[-1].covariance

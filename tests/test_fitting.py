@@ -11,6 +11,9 @@ import torch
 from bluesky_cmf import LiveNMF, LiveNMFPlot, Phase, fitting
 from bluesky_cmf.documents import AnalysisReader
 from bluesky_cmf.nmf.streaming import StreamingNMF
+from bluesky_cmf.preprocess import Preprocess
+from bluesky_cmf.recipe import Component, Recipe
+from bluesky_cmf.unknowns import Watch
 from tests.streams import Collector, mixtures, run_documents
 from tests.structures import cif, written
 
@@ -208,3 +211,24 @@ def test_patterns_of_a_run_without_any_lines_are_rejected_with_the_reason(tmp_pa
     assert reasons[0] == "every point is zero"
     assert all("expected patterns with lines of these phases" in reason for reason in reasons[1:])
     assert len(out.named("stop")) == 1 and not out.events("primary")
+
+
+def test_where_others_wait_the_newest_patterns_alone_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[list[int]] = []
+
+    def look(self: Watch, patterns: Any, *args: Any, first: int, **options: Any) -> list[Any]:
+        looked.append(list(range(first, first + len(patterns))))
+        return []
+
+    monkeypatch.setattr(Watch, "look", look)
+    recipe = Recipe(Preprocess(), None, "cpu", torch.float32, 0, "frobenius", {})
+    model = fitting.Fitting(recipe, [Component("known", True, KNOWN)], X, PATTERNS[0], given=True)
+    for hurried in (False, True):
+        for pattern in PATTERNS[:6]:
+            model.append(model.prepared(X, pattern))
+        model.refit()
+        model.look(model.rows(model.n_patterns - 6), hurried=hurried)
+
+    assert looked == [[1, 2, 3, 4, 5, 6], [9, 10, 11, 12]]
