@@ -134,7 +134,8 @@ def _without_mark(path: Path) -> gemmi.cif.Document | None:
         if raw.startswith(codecs.BOM_UTF8):
             return gemmi.cif.read_string(raw.removeprefix(codecs.BOM_UTF8).decode())
     except (OSError, EOFError, RuntimeError, ValueError, zlib.error):
-        pass
+        # What is wrong with the file, gemmi has told already.
+        return None
     return None
 
 

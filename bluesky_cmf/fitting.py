@@ -19,7 +19,7 @@ from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
 from .strains import family_of
-from .unknowns import Alarm, Watch
+from .unknowns import Alarm, Covariance, Watch
 from .widths import instrument_width
 
 __all__ = ["Fitting"]
@@ -27,8 +27,6 @@ __all__ = ["Fitting"]
 logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
-#: Covariance (K, K) of vectors (K, G) times a pattern, from its noise.
-Covariance = Callable[[Array], Array]
 T = TypeVar("T")
 
 #: Patterns that are looked at for what is not explained where others wait.

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -74,69 +74,10 @@ class _OneLine(logging.Handler):
 _nobody, _warnings = logging.NullHandler(), _OneLine()
 
 
-class ScanProgress:
-    """Counts the events of a scan: a bar on a terminal, else a line at each quarter.
+class _Bar:
+    """Counts on a bar, which is seen on a terminal alone, for as long as it is open."""
 
-    Parameters
-    ----------
-    total : int
-        Number of events to come.
-    stream : str, default "primary"
-        The stream that they belong to.
-    """
-
-    def __init__(self, total: int, *, stream: str = "primary") -> None:
-        self._total, self._stream, self._count = total, stream, 0
-        self._descriptors: set[str] = set()
-        self._bar = Progress(
-            TextColumn("[bold]scan"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("scan", total=total)
-
-    def __enter__(self) -> "ScanProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-
-    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take a document of the scan."""
-        if name == "descriptor" and doc["name"] == self._stream:
-            self._descriptors.add(doc["uid"])
-        elif name == "event" and doc["descriptor"] in self._descriptors:
-            self._advance()
-
-    def _advance(self) -> None:
-        self._count += 1
-        self._bar.advance(self._task)
-        quarter = self._count * 4 // self._total != (self._count - 1) * 4 // self._total
-        if not console.is_terminal and quarter:
-            console.print(f"scan: {self._count} of {self._total} patterns")
-
-
-class FileProgress:
-    """Counts files as they are read and fitted: a bar on a terminal, else nothing.
-
-    Parameters
-    ----------
-    total : int or None
-        Number of files, or of whatever else is counted; None: it is told later.
-    what : str
-        What is done.
-    """
-
-    def __init__(self, total: int | None, what: str = "fit") -> None:
+    def __init__(self, what: str, total: int | None) -> None:
         self._bar = Progress(
             TextColumn(f"[bold]{what}"),
             BarColumn(),
@@ -147,7 +88,7 @@ class FileProgress:
         )
         self._task = self._bar.add_task(what, total=total)
 
-    def __enter__(self) -> "FileProgress":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -160,8 +101,55 @@ class FileProgress:
         self._bar.stop()
 
     def advance(self) -> None:
-        """Count a file."""
+        """Count one."""
         self._bar.advance(self._task)
+
+
+class ScanProgress(_Bar):
+    """Counts the events of a scan: a bar on a terminal, else a line at each quarter.
+
+    Parameters
+    ----------
+    total : int
+        Number of events to come.
+    stream : str, default "primary"
+        The stream that they belong to.
+    """
+
+    def __init__(self, total: int, *, stream: str = "primary") -> None:
+        super().__init__("scan", total)
+        self._total, self._stream, self._count = total, stream, 0
+        self._descriptors: set[str] = set()
+
+    def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
+        """Take a document of the scan."""
+        if name == "descriptor" and doc["name"] == self._stream:
+            self._descriptors.add(doc["uid"])
+        elif name == "event" and doc["descriptor"] in self._descriptors:
+            self.advance()
+
+    def advance(self) -> None:
+        """Count an event."""
+        super().advance()
+        self._count += 1
+        quarter = self._count * 4 // self._total != (self._count - 1) * 4 // self._total
+        if not console.is_terminal and quarter:
+            console.print(f"scan: {self._count} of {self._total} patterns")
+
+
+class FileProgress(_Bar):
+    """Counts files as they are read and fitted: a bar on a terminal, else nothing.
+
+    Parameters
+    ----------
+    total : int or None
+        Number of files, or of whatever else is counted; None: it is told later.
+    what : str
+        What is done.
+    """
+
+    def __init__(self, total: int | None, what: str = "fit") -> None:
+        super().__init__(what, total)
 
     def update(self, done: int, total: int) -> None:
         """Tell how much is done, of how much."""

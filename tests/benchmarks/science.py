@@ -19,6 +19,10 @@ Array = np.ndarray
 TRANSITIONS, NEAR = (185.0, 280.0, 400.0), (15.0, 10.0, 10.0)
 
 
+#: Counts at the highest point of a pure phase that expands.
+_COUNTS = 5000.0
+
+
 @dataclass
 class Simulation:
     """Phases (K, F) on an axis of q (F,), in shares (N, K) of a ramp, counted."""
@@ -163,10 +167,13 @@ def strains(seeds: int) -> None:
                 float(np.abs(np.array([e[f"{key}_p{k}"] for e in events]) - truth).max())
                 for k, truth in enumerate(truths)
             )
-            for key, truths in (("weight", simulated.shares.T[:2]), ("strain", (eps, eps)))
+            for key, truths in (
+                ("weight", _COUNTS * simulated.shares.T[:2]),
+                ("strain", (eps, eps)),
+            )
         }
         print(
-            f"  seed {seed}: weights within {off['weight']:.4f} (bar 0.01), "
+            f"  seed {seed}: weights within {off['weight'] / _COUNTS:.4f} (bar 0.01), "
             f"strains within {off['strain']:.1e} (bar 2e-4)"
         )
         goal = live.result.objective
@@ -200,7 +207,7 @@ def expanding(seed: int, n: int = 60) -> tuple[Simulation, list[Phase], list[Pha
     eps, shares = 0.01 * t, np.column_stack([1 - 0.8 * t, 0.1 + 0.8 * t, np.full(n, 0.1)])
     shapes = [np.array([*(p.on(x, strain=float(e)) for p in strained), background.y]) for e in eps]
     ideal = np.array([row @ shape for row, shape in zip(shares, shapes, strict=True)])
-    patterns = rng.poisson(5000 * ideal) / 5000
+    patterns = rng.poisson(_COUNTS * ideal).astype(float)
     still = [Phase.from_array(p.name, x, p.on(x)) for p in strained]
     simulated = Simulation(x, np.empty(0), shares, patterns)
     return simulated, [*strained, background], [*still, background], eps
