@@ -135,8 +135,8 @@ def test_an_interrupted_demo_stores_what_was_measured_and_exits_with_130(
     class Interrupting(ScanProgress):
         """The user interrupts when a quarter is measured."""
 
-        def _advance(self) -> None:
-            super()._advance()
+        def advance(self) -> None:
+            super().advance()
             if self._count == 4:
                 os.kill(os.getpid(), signal.SIGINT)
 
