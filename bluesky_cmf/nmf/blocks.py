@@ -151,8 +151,7 @@ class Blocks:
         self._room = rows
 
     def _append_norms(self, rows: torch.Tensor) -> None:
-        wide = rows.to(torch.float64)
-        norms = torch.linalg.vecdot(wide, wide)
+        norms = _squared_norms(rows)
         needed = self._length + rows.shape[0]
         if needed > self._norms.shape[0]:
             # Earlier views of the shorter table stay what they are.
@@ -164,3 +163,14 @@ class Blocks:
                 self.norms_array = table.numpy()
         self._norms[self._length : needed].copy_(norms, non_blocking=True)
         self.half_norm += 0.5 * float(norms.sum())
+
+
+def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
+    """Squared norms of rows, in float64."""
+    kernels = kernels_for(rows.device)
+    if kernels is None:
+        wide = rows.to(torch.float64)
+        return torch.linalg.vecdot(wide, wide)
+    norms = torch.empty(len(rows), dtype=torch.float64)
+    kernels.squared_norms(rows.contiguous().numpy(), norms.numpy())
+    return norms

@@ -59,10 +59,11 @@ class Factors(Factorization):
         """½‖X - WH‖² and the penalty, for W and H as they are."""
         if self._kernels is not None:
             H, G, A, B = self._arrays
-            objective = self.X.half_norm + float(0.5 * np.vdot(A, G) - np.vdot(B, H))
+            # Not by BLAS: for long patterns that would wake threads, and wait for them.
+            cross, gram = self._kernels.inner(B, H), self._kernels.inner(A, G)
         else:
-            cross, gram = (self.B * self.H).sum(), (self.A * self.G).sum()
-            objective = self.X.half_norm + float(0.5 * gram - cross)
+            cross, gram = float((self.B * self.H).sum()), float((self.A * self.G).sum())
+        objective = self.X.half_norm + 0.5 * gram - cross
         if objective < _EXACT_BELOW * self.X.half_norm:
             # Of patterns that are explained to rounding, products would leave nothing: the sum of
             # the residuals does, each as of the last solve of its row.

@@ -42,6 +42,8 @@ class HeldWeights:
 
     def append(self, first: int, count: int, weights: npt.ArrayLike | None) -> None:
         """Follow patterns from number ``first`` on, with the weights that are held for them."""
+        if weights is None and self._table is None:
+            return
         K = len(self._columns)
         values = np.full(K, math.nan) if weights is None else _checked(weights)
         if values.shape not in ((K,), (count, K)):

@@ -29,7 +29,7 @@ __all__ = [
 
 #: Coordinate-descent passes over weights, at most, and over components. Weights that are exact
 #: are worth many sweeps where patterns are few and alike.
-PASSES = (64, 2)
+PASSES = (64, 4)
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.

@@ -6,14 +6,25 @@ X may be float32 or float64; everything else is float64. One thread: a core is l
 import numpy as np
 
 from .nnls import nnls, resolve
-from .products import COLUMNS, add_transposed_times, compiled, gram, times, transposed_times
+from .products import (
+    COLUMNS,
+    add_transposed_times,
+    compiled,
+    gram,
+    inner,
+    squared_norms,
+    times,
+    transposed_times,
+)
 
 __all__ = [
     "add_transposed_times",
     "descend_components",
     "gram",
+    "inner",
     "nnls",
     "resolve",
+    "squared_norms",
     "sweep",
     "times",
     "transposed_times",
@@ -27,25 +38,37 @@ _LOOK_EVERY, _STILL = 4, 1e-12
 
 
 @compiled
-def _product(X, V, H, C):
-    """C = XHᵀ, where X stands for X V if V has rows."""
+def _product(X, V, H, free, C):
+    """Put the columns ``free`` of XHᵀ into C, where X stands for X V if V has rows."""
+    some = np.empty((len(free), H.shape[1]))
+    for k in range(len(free)):
+        some[k] = H[free[k]]
+    columns = np.empty((len(X), len(free)))
     if len(V):
-        inner = np.empty((len(V), len(H)))
-        times(V, H, inner)
-        times(X, np.ascontiguousarray(inner.T), C)
+        inner = np.empty((len(V), len(free)))
+        times(V, some, inner)
+        times(X, np.ascontiguousarray(inner.T), columns)
     else:
-        times(X, H, C)
+        times(X, some, columns)
+    for k in range(len(free)):
+        C[:, free[k]] = columns[:, k]
 
 
 @compiled
-def _transposed_product(X, V, W, B):
-    """B = WᵀX, where X stands for X V if V has rows."""
+def _transposed_product(X, V, W, free, B):
+    """Put the rows ``free`` of WX into B, for W (K, N), where X stands for X V if V has rows."""
+    some = np.empty((len(X), len(free)))
+    for k in range(len(free)):
+        some[:, k] = W[free[k]]
+    rows = np.empty((len(free), B.shape[1]))
     if len(V):
-        inner = np.empty((W.shape[1], len(V)))
-        transposed_times(X, W, inner)
-        transposed_times(V, np.ascontiguousarray(inner.T), B)
+        inner = np.empty((len(free), len(V)))
+        transposed_times(X, some, inner)
+        transposed_times(V, np.ascontiguousarray(inner.T), rows)
     else:
-        transposed_times(X, W, B)
+        transposed_times(X, some, rows)
+    for k in range(len(free)):
+        B[free[k]] = rows[k]
 
 
 @compiled
@@ -55,18 +78,27 @@ def _descend_columns(V, G, C, free, passes):
     largest = 0.0
     for k in range(K):
         largest = max(largest, G[k, k])
-    step = np.empty(COLUMNS)
+    held = [k for k in range(K) if k not in free]
+    base, step = np.empty((K, COLUMNS)), np.empty(COLUMNS)
     for first in range(0, M, COLUMNS):
         last = min(M, first + COLUMNS)
         n = last - first
         for k in free:
-            v, c = V[k, first:last], C[k, first:last]
+            v, c, b = V[k, first:last], C[k, first:last], base[k]
             for j in range(n):
                 v[j] = max(0.0, v[j])
             if G[k, k] <= largest * _VANISHING:
                 for j in range(n):
                     if c[j] < 0.0:
                         v[j] = 0.0
+            # What is held takes the same from each pass.
+            for j in range(n):
+                b[j] = c[j]
+            for m in held:
+                if G[k, m] != 0.0:
+                    g, u = G[k, m], V[m, first:last]
+                    for j in range(n):
+                        b[j] -= g * u[j]
         for done in range(passes):
             look = done % _LOOK_EVERY == _LOOK_EVERY - 1
             moved = size = 0.0
@@ -74,10 +106,10 @@ def _descend_columns(V, G, C, free, passes):
                 diagonal = G[k, k]
                 if diagonal <= largest * _VANISHING:
                     continue
-                c = C[k, first:last]
+                b = base[k]
                 for j in range(n):
-                    step[j] = c[j]
-                for m in range(K):
+                    step[j] = b[j]
+                for m in free:
                     if m != k and G[k, m] != 0.0:
                         g, v = G[k, m], V[m, first:last]
                         for j in range(n):
@@ -147,8 +179,9 @@ def sweep(
     """
     K, N = W.shape
     F = H.shape[1]
-    new_C = np.empty((N, K))
-    A, G, B = np.empty((K, K)), np.empty((K, K)), np.empty((K, F))
+    # What belongs to held components stays as it is.
+    new_C = C.copy()
+    A, G, B = np.empty((K, K)), np.empty((K, K)), np.zeros((K, F))
     new_W, new_H = np.empty((K, N)), np.empty((K, F))
     every = np.arange(K)
     right = np.empty((K, N))
@@ -164,11 +197,11 @@ def sweep(
         _descend_columns(new_W, G, right, every, passes[0])
         ahead_W[:] = new_W + step * (new_W - W)
         gram(ahead_W, A)
-        _transposed_product(X, V, ahead_W.T, B)
+        _transposed_product(X, V, ahead_W, free, B)
         _penalise(A, B, l1, l2)
         new_H[:] = ahead_H
         _descend_columns(new_H, A, B, free, passes[1])
-        _product(X, V, new_H, new_C)
+        _product(X, V, new_H, free, new_C)
         gram(new_W, A)
         gram(new_H, G)
         found = _objective(half_norm, new_W, new_C, A, G) + _penalty(new_W, new_H, A, G, l1, l2)
@@ -209,6 +242,8 @@ def warm_up() -> None:
         rest = (W.copy(), H.copy(), C.copy(), pace, free, (1, 1), 1, curve)
         sweep(X, nothing, 3.0, 0.0, 0.0, W, H, C, *rest)
         A, B, norms = np.ones((1, 1)), np.ones((1, 3)), np.ones(2)
+        squared_norms(X, norms)
+        inner(A, A)
         resolve(X, norms, H, A, 0.0, 0.0, np.nan, none_held, C, norms.copy(), A.copy(), B)
         descend_components(H, A, B, 0.0, 0.0, free, 1, A.copy())
     nnls(np.ones((1, 1)), np.ones((1, 1)))

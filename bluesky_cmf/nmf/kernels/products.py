@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 from numba import config, njit
 
-__all__ = ["COLUMNS", "add_transposed_times", "compiled", "gram", "times", "transposed_times"]
+__all__ = [
+    "COLUMNS",
+    "add_transposed_times",
+    "compiled",
+    "gram",
+    "inner",
+    "squared_norms",
+    "times",
+    "transposed_times",
+]
 
 #: Rounding may be reassociated, as BLAS does; NaN and infinity keep their meaning.
 _OPTIONS = {
@@ -68,7 +77,7 @@ def times(X, H, C):
     for first in range(0, F, COLUMNS):
         last = min(F, first + COLUMNS)
         i = 0
-        # Two rows by four components: what is loaded is used several times.
+        # Two rows by four components, or two: what is loaded is used several times.
         while i + 2 <= N:
             x, y = X[i, first:last], X[i + 1, first:last]
             k = 0
@@ -95,6 +104,20 @@ def times(X, H, C):
                 C[i + 1, k + 2] += d2
                 C[i + 1, k + 3] += d3
                 k += 4
+            while k + 2 <= K:
+                h0, h1 = H[k, first:last], H[k + 1, first:last]
+                c0 = c1 = d0 = d1 = 0.0
+                for j in range(len(x)):
+                    value, other = np.float64(x[j]), np.float64(y[j])
+                    c0 += value * h0[j]
+                    c1 += value * h1[j]
+                    d0 += other * h0[j]
+                    d1 += other * h1[j]
+                C[i, k] += c0
+                C[i, k + 1] += c1
+                C[i + 1, k] += d0
+                C[i + 1, k + 1] += d1
+                k += 2
             while k < K:
                 h = H[k, first:last]
                 c = d = 0.0
@@ -181,6 +204,28 @@ def add_transposed_times(X, W, B):
                 for j in range(len(b)):
                     b[j] += w * np.float64(x[j])
             i += 1
+
+
+@compiled
+def squared_norms(X, norms):
+    """Squared norms of the rows of X, (N,)."""
+    for i in range(len(X)):
+        x = X[i]
+        total = 0.0
+        for j in range(len(x)):
+            total += np.float64(x[j]) * np.float64(x[j])
+        norms[i] = total
+
+
+@compiled
+def inner(V, U):
+    """⟨V, U⟩ for matrices (K, M)."""
+    total = 0.0
+    for k in range(len(V)):
+        v, u = V[k], U[k]
+        for j in range(len(v)):
+            total += v[j] * u[j]
+    return total
 
 
 @compiled
