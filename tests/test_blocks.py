@@ -57,6 +57,29 @@ def test_a_slice_of_rows_is_the_slice_that_was_asked_for(start: int, stop: int) 
 
 
 @pytest.mark.usefixtures("however_large")
+@pytest.mark.parametrize("taken", [[], [0], [149], [3, 63, 64, 65, 128, 149], list(range(150))])
+def test_rows_are_taken_by_their_numbers(taken: list[int]) -> None:
+    rows = patterns(150)
+    X = filled(rows, step=20)
+
+    found = X.take(torch.tensor(taken, dtype=torch.long))
+
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.numpy(), rows[taken])
+
+
+@pytest.mark.usefixtures("however_large")
+def test_norms_are_those_of_the_rows() -> None:
+    rows = patterns(150)
+    X = filled(rows, step=20)
+    expected = (rows.astype(float) ** 2).sum(1)
+
+    np.testing.assert_allclose(X.norms.numpy(), expected, rtol=1e-13)
+    assert X.norm(60, 130) == pytest.approx(expected[60:130].sum(), rel=1e-13)
+    assert X.half_norm == pytest.approx(0.5 * expected.sum(), rel=1e-13)
+
+
+@pytest.mark.usefixtures("however_large")
 def test_a_slice_ends_where_the_rows_end() -> None:
     rows = patterns(10)
 

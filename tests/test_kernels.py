@@ -72,6 +72,16 @@ def test_fused_nnls_solves_the_same_problem(shape, seed):
     assert (found >= 0).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(0, 2**31))
+def test_fused_gram_and_inner_products_are_those_of_numpy(shape, seed):
+    _, _, H, _ = problem(shape, seed)
+    V, G = H.numpy(), np.full((len(H), len(H)), np.nan)
+    fused.gram(V, G)
+    np.testing.assert_allclose(G, V @ V.T, rtol=1e-12)
+    assert fused.inner(V, V[::-1].copy()) == pytest.approx((V * V[::-1]).sum(), rel=1e-12)
+
+
 def test_several_blocks_are_swept_as_one(monkeypatch):
     """Beyond one block torch does the work, from the same formulas."""
     monkeypatch.setattr("bluesky_cmf.nmf.blocks._FIRST_ROWS", 4)

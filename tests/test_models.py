@@ -454,6 +454,33 @@ def test_at_beta_two_a_component_can_leave_zero() -> None:
     assert model.W[:, 2].max() > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("beta", [1, 2])
+def test_components_that_no_pattern_uses_any_more_are_given_what_is_not_explained(
+    beta: float, seed: int
+) -> None:
+    """From a flat start two known phases explain nearly all: the others would stay unused."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(0, 700, (4, 25, 1))
+    peaks = np.exp(-0.5 * ((np.arange(700) - centres) / rng.uniform(4, 12, (4, 25, 1))) ** 2)
+    phases = (rng.uniform(0.1, 1.0, (4, 25, 1)) * peaks).sum(1) + 0.02
+    weights = np.array([1.0, 0.3, 0.02, 0.01]) * rng.normal(1.0, 0.1, (60, 4))
+    X = torch.from_numpy(rng.poisson(5_000 * weights @ phases) / 5_000)
+    truth = float(beta_divergence(torch.from_numpy(weights @ phases), X, beta))
+    model = NMF(
+        X.shape,
+        4,
+        initial_components=[torch.from_numpy(phases[[k]]) for k in (0, 1)],
+        fix_components=[True, True],
+        seed=seed,
+    )
+    curve = model.fit(X, beta=beta, tol=1e-7, max_iter=2000)
+
+    assert (model.W.detach().sum(0) > 0).all(), "a component is not used"
+    assert curve[-1] <= truth
+    assert all(later <= earlier for earlier, later in pairwise(curve))
+
+
 def test_at_beta_two_free_weights_settle_around_those_that_are_held() -> None:
     H, X, held = uniform((3, 20), 1), uniform((6, 20), 0) * 2, uniform((1, 6), 2)
     model = NMF(

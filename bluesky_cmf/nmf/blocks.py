@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -54,6 +55,11 @@ class Blocks:
     def norms(self) -> torch.Tensor:
         """Squared norms of the rows, (N,), in float64."""
         return self._norms[: self._length]
+
+    def norm(self, start: int, stop: int) -> float:
+        """Squared norm of some rows together, to the host."""
+        norms = self._norms if self.device.type != "cpu" else self.norms_array
+        return float(norms[start:stop].sum())
 
     def append(self, rows: torch.Tensor) -> None:
         """Append rows, (M, F), on the host or on the device."""
@@ -131,14 +137,29 @@ class Blocks:
             return rows[0]
         raise IndexError(index)
 
+    def take(self, rows: torch.Tensor) -> torch.Tensor:
+        """Copy some rows as they are stored, (M, F), for numbers (M,) that rise."""
+        edges = torch.searchsorted(rows, torch.tensor([*self._offsets, self._length])).tolist()
+        rows = rows.to(self.device)
+        parts = [
+            block[rows[first:last] - offset]
+            for block, offset, (first, last) in zip(
+                self._blocks, self._offsets, pairwise(edges), strict=True
+            )
+            if last > first
+        ]
+        return torch.cat(parts) if parts else self._no_rows()
+
     def fused(self) -> tuple[torch.Tensor, None] | None:
         """All rows as they are stored, (N, F), where one block holds them: a view."""
         return (self._blocks[0][: self._length], None) if len(self._blocks) == 1 else None
 
     def stored(self) -> torch.Tensor:
         """All rows as they are stored, (N, F): a copy."""
-        empty = torch.empty(0, self.n_features, dtype=self.dtype, device=self.device)
-        return torch.cat([empty, *(piece for _, piece in self.pieces())])
+        return torch.cat([self._no_rows(), *(piece for _, piece in self.pieces())])
+
+    def _no_rows(self) -> torch.Tensor:
+        return torch.empty(0, self.n_features, dtype=self.dtype, device=self.device)
 
     def _grow(self) -> None:
         row_bytes = self.n_features * self.dtype.itemsize
@@ -151,26 +172,21 @@ class Blocks:
         self._room = rows
 
     def _append_norms(self, rows: torch.Tensor) -> None:
-        norms = _squared_norms(rows)
-        needed = self._length + rows.shape[0]
-        if needed > self._norms.shape[0]:
+        start, stop = self._length, self._length + rows.shape[0]
+        if stop > self._norms.shape[0]:
             # Earlier views of the shorter table stay what they are.
-            table = self._norms.new_zeros(max(1024, 2 * needed))
+            table = self._norms.new_zeros(max(1024, 2 * stop))
             table[: self._length] = self.norms
             self._norms = table
             if self.device.type == "cpu":
                 #: The table of squared norms as kernels for the CPU take it.
                 self.norms_array = table.numpy()
-        self._norms[self._length : needed].copy_(norms, non_blocking=True)
-        self.half_norm += 0.5 * float(norms.sum())
-
-
-def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
-    """Squared norms of rows, in float64."""
-    kernels = kernels_for(rows.device)
-    if kernels is None:
-        wide = rows.to(torch.float64)
-        return torch.linalg.vecdot(wide, wide)
-    norms = torch.empty(len(rows), dtype=torch.float64)
-    kernels.squared_norms(rows.contiguous().numpy(), norms.numpy())
-    return norms
+        kernels = kernels_for(self.device)
+        if kernels is None:
+            wide = rows.to(torch.float64)
+            norms = torch.linalg.vecdot(wide, wide)
+            self._norms[start:stop].copy_(norms, non_blocking=True)
+            self.half_norm += 0.5 * float(norms.sum())
+        else:
+            kernels.squared_norms(rows.contiguous().numpy(), self.norms_array[start:stop])
+            self.half_norm += 0.5 * self.norm(start, stop)

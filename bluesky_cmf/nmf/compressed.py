@@ -1,12 +1,13 @@
 """X ≈ U V with a few directions V: sweeps on it do not read X."""
 
 import itertools
+from collections.abc import Generator
 
 import torch
 
 from .blocks import Blocks
 
-__all__ = ["Compressed", "compress", "directions", "pays"]
+__all__ = ["Compressed", "compress", "compress_by_steps", "directions", "pays"]
 
 #: Directions, or twice the number of components and this many more where that is more.
 _DIRECTIONS, _MORE = 20, 4
@@ -18,6 +19,10 @@ _FEW_ROWS, _FEW_POINTS = 256, 640
 _NEGLIGIBLE = 1e-7
 #: Where nothing was, rounding leaves numbers so small that arithmetic slows down.
 _NOTHING = 1e-30
+
+
+#: The rows compressed, at the end of some steps.
+Compressing = Generator[None, None, "Compressed"]
 
 
 class Compressed:
@@ -72,6 +77,17 @@ def compress(X: Blocks, V: torch.Tensor) -> Compressed:
     return Compressed(X.times(V), V, X.norms)
 
 
+def compress_by_steps(X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: int) -> Compressing:
+    """Do what `directions` and `compress` do in steps of some ``work``, in multiply-adds."""
+    V = yield from _directions(X, H, B)
+    rows = max(1, work // V.numel())
+    parts = []
+    for start in range(0, len(X), rows):
+        parts.append(X.times(V, start, start + rows))
+        yield None
+    return Compressed(torch.cat(parts), V, X.norms)
+
+
 def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """Choose what the rows of X are projected on, around a fit.
 
@@ -94,11 +110,25 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     A range finder as in Halko, Martinsson and Tropp, SIAM Rev. 53, 217 (2011), with the fit and
     the order of the rows in the place of chance.
     """
+    steps = _directions(X, H, B)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: torch.Tensor = end.value
+            return found
+
+
+def _directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> Generator[None, None, torch.Tensor]:
     edges = torch.linspace(0, len(X), _STRETCHES + 1).long().tolist()
-    averages = torch.stack([_average(X, *edge) for edge in itertools.pairwise(edges)])
+    averages = []
+    for start, stop in itertools.pairwise(edges):
+        averages.append(_average(X, start, stop))
+        yield None
     most = max(_DIRECTIONS, 2 * len(H) + _MORE)
     basis = _span(_unit(torch.cat([H, B])), 2 * len(H))
-    unit = _unit(averages)
+    yield None
+    unit = _unit(torch.stack(averages))
     added = _span(unit - (unit @ basis.T) @ basis, most - len(basis))
     added = _unit(added - (added @ basis.T) @ basis)
     basis = torch.cat([basis, added])
@@ -107,7 +137,7 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
 
 def _average(X: Blocks, start: int, stop: int) -> torch.Tensor:
     step = max(1, (stop - start) // _ROWS)
-    return torch.stack([X.row(i) for i in range(start, stop, step)]).mean(0)
+    return X.take(torch.arange(start, stop, step)).mean(0, dtype=torch.float64)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

@@ -109,11 +109,7 @@ class Factorization(ABC):
 
     def unexplained(self, start: int, stop: int) -> float:
         """Tell how much of some rows is left, relative to them, as of their last solve."""
-        squared = sum(
-            float(self.squared.view(begin, end).sum())
-            for begin, end in self.squared.spans(start, stop)
-        )
-        return squared / max(float(self.X.norms[start:stop].sum()), 1e-300)
+        return self.squared.sum(start, stop) / max(self.X.norm(start, stop), 1e-300)
 
     @abstractmethod
     def _take_in(self, first: int, stop: int) -> None:

@@ -60,7 +60,7 @@ class Factors(Factorization):
         if self._kernels is not None:
             H, G, A, B = self._arrays
             # Not by BLAS: for long patterns that would wake threads, and wait for them.
-            cross, gram = self._kernels.inner(B, H), self._kernels.inner(A, G)
+            cross, gram = float(self._kernels.inner(B, H)), float(self._kernels.inner(A, G))
         else:
             cross, gram = float((self.B * self.H).sum()), float((self.A * self.G).sum())
         objective = self.X.half_norm + 0.5 * gram - cross
@@ -114,7 +114,8 @@ class Factors(Factorization):
 
     def shapeless(self) -> list[int]:
         """Tell which free components hold nothing but zeros."""
-        sizes = self.G.diagonal().tolist()
+        G = self.G if self._kernels is None else self._arrays[1]
+        sizes = G.diagonal().tolist()
         return [k for k in self.rules.free if sizes[k] <= 0]
 
     def covariance(

@@ -94,8 +94,9 @@ class Fit:
         """Begin a descent from components, and from weights where they are given."""
         raise NotImplementedError
 
-    def _compressed(self, sample: Blocks) -> Data:
-        """Give a form of some rows that sweeps go over fast."""
+    def _compressed(self, sample: Blocks) -> Generator[None, None, Data]:
+        """Give a form of some rows that sweeps go over fast, in small steps."""
+        yield None
         return sample
 
     def _descend_bounded(self) -> None:
@@ -133,7 +134,9 @@ class Fit:
                 factors.resolve(0, n)
         else:
             self._descend_bounded()
-            self._revise(max(1, _WINDOW_WORK // work))
+            # A search leaves less for older rows, all of which it solves for in the end.
+            window = _WINDOW_WORK // (4 if self._alarm.on else 1)
+            self._revise(max(1, window // work))
             factors.resolve(first, n)
         if first < n and self.sampled and self._alarm.raised(n, factors.unexplained(first, n)):
             self._search_on()
@@ -254,10 +257,9 @@ class Fit:
         )
         sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         for part in rows.split(max(1, STEP_WORK // (8 * self.X.n_features))):
-            sample.append(torch.stack([self.X.row(row) for row in part.tolist()]))
+            sample.append(self.X.take(part))
             yield None
-        data = self._compressed(sample)
-        yield None
+        data = yield from self._compressed(sample)
         return data, self._held_of(rows)
 
     def _held_of(self, rows: torch.Tensor) -> Rows | None:

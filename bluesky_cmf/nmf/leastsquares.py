@@ -1,13 +1,14 @@
 """The least-squares loss: factors with sufficient statistics, sweeps on compressed data."""
 
+from collections.abc import Generator
 from typing import cast
 
 import torch
 
 from .blocks import Blocks
-from .compressed import Compressed, compress, directions, pays
+from .compressed import Compressed, compress, compress_by_steps, directions, pays
 from .factors import Factors
-from .fit import FINALISTS, MARGIN, MAX_SWEEPS, TOL, Fit
+from .fit import FINALISTS, MARGIN, MAX_SWEEPS, STEP_WORK, TOL, Fit
 from .graphed import GraphedEvent
 from .rows import Rows
 from .rules import Rules
@@ -93,10 +94,12 @@ class LeastSquares(Fit):
         # Only what is extrapolable is ever compressed.
         return Alternation(Factors(cast(Blocks, X), H, self.rules, held=held))
 
-    def _compressed(self, sample: Blocks) -> Data:
+    def _compressed(self, sample: Blocks) -> Generator[None, None, Data]:
         if not self.rules.extrapolable or not pays(sample):
             return sample
-        return compress(sample, directions(sample, self.factors.H, self.factors.B))
+        H, B = self.factors.H, self.factors.B
+        compressed = yield from compress_by_steps(sample, H, B, work=STEP_WORK)
+        return compressed
 
     def _descend_bounded(self) -> None:
         # The statistics stand for all rows.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bluesky_cmf.nmf.base import CHECK_EVERY, Factor, Goal, NMFBase, settled
-from bluesky_cmf.nmf.batch import sweeps_for
+from bluesky_cmf.nmf.batch import BatchSweeps
 from bluesky_cmf.nmf.constraints import (
     Entries,
     Flags,
@@ -135,22 +135,25 @@ class NMF(NMFBase):
 
     def _descend(self, goal: Goal, free: list[Factor], tol: float, max_iter: int) -> list[float]:
         start = self._objective(goal)
-        fixed = (self._W_fixed, self._H_fixed)
-        sweeps = None
-        if max_iter and math.isfinite(start) and 1 <= goal.beta <= 2:
-            sweeps = sweeps_for(goal, self.W.data, self.H.data, fixed=fixed, free=free)
-        if sweeps is None:
+        fast = max_iter and math.isfinite(start) and 1 <= goal.beta <= 2
+        if not fast or not BatchSweeps.serve(self.W.device, beta=goal.beta):
             return super()._descend(goal, free, tol, max_iter)
+        fixed = (self._W_fixed, self._H_fixed)
+        sweeps = BatchSweeps(goal, self.W.data, self.H.data, fixed=fixed, free=free)
         curve, done = [start], 0
-        while done < max_iter and not (len(curve) > 1 and settled(curve, tol)):
+        while done < max_iter:
             count = min(CHECK_EVERY, max_iter - done)
-            sweeps.sweep(count)
             done += count
+            if len(curve) > 1 and settled(curve, tol):
+                if not sweeps.revive(count):
+                    break
+            else:
+                sweeps.now.sweep(count)
             # Of data without noise, rounding may leave less than nothing.
-            curve.append(max(0.0, min(curve[-1], sweeps.curve[-1])))
-        if sweeps.curve[-1] <= start:
-            self._replace("W", sweeps.weights.to(self.W.dtype))
-            self._replace("H", sweeps.H.to(self.H.dtype))
+            curve.append(max(0.0, min(curve[-1], sweeps.now.curve[-1])))
+        if sweeps.now.curve[-1] <= start:
+            self._replace("W", sweeps.now.weights.to(self.W.dtype))
+            self._replace("H", sweeps.now.H.to(self.H.dtype))
         return curve
 
     def _half_step(self, factor: Factor, goal: Goal, partner_sum: Tensor | None) -> Tensor | None:

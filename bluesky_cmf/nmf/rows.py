@@ -100,6 +100,15 @@ class Rows:
         blocks = [self._empty, *self._blocks[first:last]]
         return torch.cat(blocks)[start - offset : max(start, stop) - offset]
 
+    def sum(self, start: int, stop: int) -> float:
+        """Give the sum over some rows, to the host."""
+        total = 0.0
+        for begin, end in self.spans(start, stop):
+            number, first = divmod(begin, _BLOCK_ROWS)
+            block = self._arrays[number] if self._arrays else self._blocks[number]
+            total += float(block[first : first + end - begin].sum())
+        return total
+
     def frozen(self) -> Frozen:
         """Take a snapshot: a few references, no copy."""
         # Rows that are appended later lie beyond the snapshot, but are zero-extended in place.

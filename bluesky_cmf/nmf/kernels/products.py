@@ -231,11 +231,18 @@ def inner(V, U):
 @compiled
 def gram(V, G):
     """G = VVᵀ for V (K, M)."""
-    for k in range(len(V)):
-        for m in range(k + 1):
-            v, u = V[k], V[m]
-            g = 0.0
-            for j in range(len(v)):
-                g += v[j] * u[j]
-            G[k, m] = g
-            G[m, k] = g
+    K, M = V.shape
+    G[:] = 0.0
+    for first in range(0, M, COLUMNS):
+        last = min(M, first + COLUMNS)
+        for k in range(K):
+            v = V[k, first:last]
+            for m in range(k + 1):
+                u = V[m, first:last]
+                g = 0.0
+                for j in range(len(v)):
+                    g += v[j] * u[j]
+                G[k, m] += g
+    for k in range(K):
+        for m in range(k):
+            G[m, k] = G[k, m]
