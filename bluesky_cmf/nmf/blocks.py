@@ -3,8 +3,10 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from .kernels import kernels_for
@@ -34,12 +36,14 @@ class Blocks:
 
     def __init__(self, n_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.n_features, self.dtype, self.device = n_features, dtype, device
+        self._on_cpu = device.type == "cpu"
         self._blocks: list[torch.Tensor] = []
         self._arrays: list[np.ndarray] = []
         self._offsets: list[int] = []
         self._room = 0
         self._length = 0
-        self._norms = torch.zeros(0, dtype=torch.float64, device=device)
+        #: Squared norms of the rows, and room for more: what is written to it stays.
+        self.norm_table = torch.zeros(0, dtype=torch.float64, device=device)
         #: Half the squared norm of X, in float64.
         self.half_norm = 0.0
 
@@ -54,30 +58,40 @@ class Blocks:
     @property
     def norms(self) -> torch.Tensor:
         """Squared norms of the rows, (N,), in float64."""
-        return self._norms[: self._length]
+        return self.norm_table[: self._length]
 
     def norm(self, start: int, stop: int) -> float:
         """Squared norm of some rows together, to the host."""
-        norms = self._norms if self.device.type != "cpu" else self.norms_array
+        norms = self.norms_array if self._on_cpu else self.norm_table
         return float(norms[start:stop].sum())
 
-    def append(self, rows: torch.Tensor) -> None:
-        """Append rows, (M, F), on the host or on the device."""
-        rows = rows.to(self.dtype)
-        self._append_norms(rows)
-        if rows.device != self.device:
+    def append(self, rows: torch.Tensor | npt.NDArray[Any]) -> None:
+        """Append rows, (M, F), of any real dtype, on the host or on the device."""
+        source = self._as_stored(rows)
+        self._append_norms(source)
+        if not self._on_cpu and source.device != self.device:
             # Nobody waits for the copy of pinned memory.
-            rows = rows.pin_memory().to(self.device, non_blocking=True)
-        done, count = 0, rows.shape[0]
+            source = source.pin_memory().to(self.device, non_blocking=True)
+        done, count = 0, len(source)
         while done < count:
             if not self._room:
                 self._grow()
-            taken, block = min(count - done, self._room), self._blocks[-1]
-            first = block.shape[0] - self._room
-            block[first : first + taken] = rows[done : done + taken]
+            taken = min(count - done, self._room)
+            block: Any = self._arrays[-1] if self._on_cpu else self._blocks[-1]
+            first = len(block) - self._room
+            block[first : first + taken] = source[done : done + taken]
             self._room -= taken
             self._length += taken
             done += taken
+
+    def _as_stored(self, rows: torch.Tensor | npt.NDArray[Any]) -> Any:
+        """Rows in the dtype they are stored in: for the CPU numpy's, else torch's."""
+        if isinstance(rows, torch.Tensor):
+            rows = rows.to(self.dtype).contiguous()
+            return rows.numpy() if self._on_cpu else rows
+        if not self._on_cpu:
+            return torch.from_numpy(rows).to(self.dtype)
+        return np.ascontiguousarray(rows, np.float32 if self.dtype == torch.float32 else float)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` as they are stored, block by block: views."""
@@ -167,26 +181,29 @@ class Blocks:
         self._offsets.append(self._length)
         block = torch.empty(rows, self.n_features, dtype=self.dtype, device=self.device)
         self._blocks.append(block)
-        if self.device.type == "cpu":
+        if self._on_cpu:
             self._arrays.append(block.numpy())
         self._room = rows
 
-    def _append_norms(self, rows: torch.Tensor) -> None:
-        start, stop = self._length, self._length + rows.shape[0]
-        if stop > self._norms.shape[0]:
+    def _append_norms(self, rows: Any) -> None:
+        start, stop = self._length, self._length + len(rows)
+        if stop > self.norm_table.shape[0]:
             # Earlier views of the shorter table stay what they are.
-            table = self._norms.new_zeros(max(1024, 2 * stop))
+            table = self.norm_table.new_zeros(max(1024, 2 * stop))
             table[: self._length] = self.norms
-            self._norms = table
-            if self.device.type == "cpu":
+            self.norm_table = table
+            if self._on_cpu:
                 #: The table of squared norms as kernels for the CPU take it.
                 self.norms_array = table.numpy()
         kernels = kernels_for(self.device)
         if kernels is None:
-            wide = rows.to(torch.float64)
+            wide = torch.as_tensor(rows).to(torch.float64)
             norms = torch.linalg.vecdot(wide, wide)
-            self._norms[start:stop].copy_(norms, non_blocking=True)
-            self.half_norm += 0.5 * float(norms.sum())
+            self.norm_table[start:stop].copy_(norms, non_blocking=True)
+            found = norms.tolist()
         else:
-            kernels.squared_norms(rows.contiguous().numpy(), self.norms_array[start:stop])
-            self.half_norm += 0.5 * self.norm(start, stop)
+            kernels.squared_norms(rows, self.norms_array[start:stop])
+            found = self.norms_array[start:stop].tolist()
+        # One after the other: the same bits, however the rows came.
+        for norm in found:
+            self.half_norm += 0.5 * norm

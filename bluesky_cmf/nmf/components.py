@@ -11,7 +11,7 @@ import torch
 
 from ..errors import ComponentError, InputError
 
-__all__ = ["Components", "as_patterns"]
+__all__ = ["Components", "as_patterns", "as_rows"]
 
 Array = npt.ArrayLike | torch.Tensor
 
@@ -43,21 +43,49 @@ def as_patterns(
     InputError
         Where the shape is another one, or a value is negative or not finite.
     """
-    if isinstance(values, torch.Tensor):
-        source = values
-    else:
-        source = torch.as_tensor(_numbers(values, argument))
-    if source.is_complex():
-        raise InputError(f"{argument}: expected real numbers, got {source.dtype}")
-    rows = source.detach().to(device=device, dtype=dtype, copy=source is values)
-    rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] != n_features:
+    if not isinstance(values, torch.Tensor):
+        rows = as_rows(values, n_features, argument=argument, dtype=dtype)
+        return torch.from_numpy(rows).to(device)
+    if values.is_complex():
+        raise InputError(f"{argument}: expected real numbers, got {values.dtype}")
+    patterns = values.detach().to(device=device, dtype=dtype, copy=True)
+    patterns = patterns[None] if patterns.ndim == 1 else patterns
+    _check_shape(patterns.shape, values.shape, n_features, argument)
+    if patterns.numel():
+        lowest, highest = patterns.aminmax()
+        _check_range(float(lowest), float(highest), argument, dtype)
+    return patterns
+
+
+def as_rows(
+    values: npt.ArrayLike, n_features: int, *, argument: str, dtype: torch.dtype
+) -> npt.NDArray[Any]:
+    """Check patterns and copy them, (M, F), as `as_patterns` does, without a word to torch.
+
+    Where patterns come seldom, caches are cold, and each of its calls costs more than the check.
+    """
+    array = _numbers(values, argument)
+    wanted = np.float32 if dtype == torch.float32 else np.float64
+    if array.dtype != wanted:
+        with np.errstate(over="ignore"):
+            array = array.astype(wanted)
+    rows = array[None] if array.ndim == 1 else array
+    _check_shape(rows.shape, array.shape, n_features, argument)
+    if rows.size:
+        _check_range(float(rows.min()), float(rows.max()), argument, dtype)
+    return rows
+
+
+def _check_shape(rows: Sequence[int], given: Sequence[int], n_features: int, argument: str) -> None:
+    if len(rows) != 2 or rows[1] != n_features:
         raise InputError(
             f"{argument}: expected {n_features} points a pattern, (F,) or (M, F), "
-            f"got shape {tuple(source.shape)}"
+            f"got shape {tuple(given)}"
         )
+
+
+def _check_range(lowest: float, highest: float, argument: str, dtype: torch.dtype) -> None:
     # Squares are what is summed: beyond this they overflow. NaN fails any comparison.
-    lowest, highest = (float(bound) for bound in rows.aminmax()) if rows.numel() else (0.0, 0.0)
     if not -_LARGEST <= lowest <= highest <= _LARGEST:
         raise InputError(
             f"{argument}: expected finite intensities up to {_LARGEST:g} that {dtype} can hold, "
@@ -68,10 +96,9 @@ def as_patterns(
             f"{argument}: expected non-negative intensities, got {lowest:.4g}; "
             "subtract less background, or clip or offset the pattern first"
         )
-    return rows
 
 
-def _numbers(values: Array, argument: str) -> npt.NDArray[Any]:
+def _numbers(values: npt.ArrayLike, argument: str) -> npt.NDArray[Any]:
     """Copy numbers in the layout that torch takes."""
     try:
         array = np.asarray(values)

@@ -69,7 +69,7 @@ class Fit:
     #: Multiply-adds (N F K) up to which an event solves for all rows, and how many times it does.
     all_rows, rounds = 3_000_000, 2
     #: Coordinate-descent passes over the components at an event: with all rows, with some.
-    passes = (8, 2)
+    passes = (4, 2)
     #: Rows on which starts are tried, where there are many, and sweeps that tell them apart.
     sample, trial_sweeps = 512, 30
 

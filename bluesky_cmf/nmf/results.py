@@ -152,7 +152,7 @@ class FitResult:
     def r_factor(self) -> Array:
         """R-factor of each pattern, (N,)."""
         squared = self._squared_residual.tensor()[:, 0]
-        return _frozen(relative(squared, self._squared_norm).sqrt())
+        return _frozen(relative(squared, self._squared_norm[: len(squared)]).sqrt())
 
 
 def scales(H: torch.Tensor, scalable: Sequence[int]) -> torch.Tensor:

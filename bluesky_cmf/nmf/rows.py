@@ -87,10 +87,12 @@ class Rows:
 
     def _own(self, number: int) -> None:
         if self._shared[number]:
-            self._blocks[number] = block = self._blocks[number].clone()
             self._shared[number] = False
             if self._arrays:
-                self._arrays[number] = block.numpy()
+                self._arrays[number] = array = self._arrays[number].copy()
+                self._blocks[number] = torch.from_numpy(array)
+            else:
+                self._blocks[number] = self._blocks[number].clone()
 
     def tensor(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows in one piece, (M, width): a copy."""

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from .blocks import Blocks
 from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
-from .components import Components, as_patterns
+from .components import Components, as_patterns, as_rows
 from .constraints import checked_count, checked_number, checked_seconds
 from .covariance import Noises, given, on_host
 from .deadline import Deadline
@@ -203,11 +203,15 @@ class StreamingNMF:
             Where a shape is another one, or a value is negative or not finite: nothing is
             appended then.
         """
-        # Checked on the host: a device is not waited for.
-        host = self.device if _on_device(patterns) else torch.device("cpu")
-        rows = as_patterns(
-            patterns, self.n_features, argument="patterns", dtype=self.dtype, device=host
-        )
+        rows: Array | torch.Tensor
+        # Checked where they are: a device is not waited for.
+        if isinstance(patterns, torch.Tensor):
+            place = patterns.device if patterns.device.type == "cpu" else self.device
+            rows = as_patterns(
+                patterns, self.n_features, argument="patterns", dtype=self.dtype, device=place
+            )
+        else:
+            rows = as_rows(patterns, self.n_features, argument="patterns", dtype=self.dtype)
         self._held.append(len(self._X), len(rows), weights)
         self._X.append(rows)
         self._changed = True
@@ -680,7 +684,7 @@ class StreamingNMF:
             _H=H.to(self.dtype) if self.dtype != H.dtype else H.clone(),
             _scalable=factors.rules.scalable,
             _squared_residual=factors.squared.frozen(),
-            _squared_norm=self._X.norms,
+            _squared_norm=self._X.norm_table,
             _strains=None if strained is None else strained.strains.frozen(),
             _strained=() if strained is None else tuple(strained.tables.strained),
         )
@@ -714,7 +718,3 @@ class StreamingNMF:
             each = (left.square().sum(1), left.clamp_min(0).sum(1), rows.sum(1))
             sums.append(torch.stack(each, 1))
         return torch.cat(sums), last
-
-
-def _on_device(values: object) -> bool:
-    return isinstance(values, torch.Tensor) and values.device.type != "cpu"
