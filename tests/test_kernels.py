@@ -140,7 +140,11 @@ def test_fused_rows_are_solved_for_as_the_reference_says(shape, seed, asked):
     for factors in ends:
         weights = factors.W.tensor()
         np.testing.assert_allclose(factors.A, weights.T @ weights, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(factors.B, X.transposed_times(weights), rtol=1e-9, atol=1e-9)
+        B = X.transposed_times(weights)
+        np.testing.assert_allclose(factors.B[free], B[free], rtol=1e-9, atol=1e-9)
+        left = 0.5 * float((X.stored().double() - weights @ factors.H).square().sum())
+        without = factors.objective - factors.penalty
+        assert without == pytest.approx(left, rel=1e-7, abs=1e-12 * X.half_norm)
         assert factors._W_sum == pytest.approx(float(weights.sum()))
         assert (weights >= 0).all()
         if held is not None:

@@ -708,6 +708,21 @@ def test_a_factorization_goes_on_from_its_state_exactly(dtype: torch.dtype, unfi
         assert one.components.tobytes() == two.components.tobytes()
 
 
+def test_a_state_whose_held_components_have_no_sum_of_their_own_is_gone_on_from() -> None:
+    """So were states until the rows of WᵀX for held components were left behind."""
+    X = ramp(60)
+    model = fitted(X, 4, components=[PHASES[0]], fixed=[True])
+    state = model.state()
+    state["cross"] = state["weights"].T @ model.patterns().astype(float)
+    state["value"] = state["value"][:2]
+
+    other = StreamingNMF.from_state(state)
+    for each in (model, other):
+        each.append(ramp(62)[60:])
+
+    assert other.refit().objective == pytest.approx(model.refit().objective, rel=1e-6)
+
+
 def test_a_state_taken_before_the_first_pattern_can_be_gone_on_from() -> None:
     state = through_a_file(StreamingNMF(F, 2, names=["a"]).state())
 

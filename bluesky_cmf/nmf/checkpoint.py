@@ -74,6 +74,9 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
     }
     if strained:
         expected |= _strain_shapes(arrays, M, F)
+    elif beta_of(arrays["loss"].item()) == 2 and len(arrays["value"]) != 2:
+        # Before held components had a value of their own there were two.
+        expected["value"] = (3,)
     for key, shape in expected.items():
         if arrays[key].shape != shape:
             raise InputError(f"state: expected {key} {shape}, got {arrays[key].shape}")

@@ -10,6 +10,7 @@ import torch
 from .blocks import Blocks
 from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
+from .heldproducts import HeldProducts
 from .kernels import kernels_for
 from .rows import Rows
 from .rules import Rules
@@ -29,30 +30,48 @@ class Factors(Factorization):
     ----------
     X, H, rules, held
         As those of `Factorization`.
+    products : HeldProducts, optional
+        For kernels, those of the held components; by default factors have their own.
 
     Attributes
     ----------
     G, A, B : Tensor (K, K), (K, K), (K, F)
         HHᵀ, WᵀW and WᵀX. A and B follow every change of W, so that H can be descended on and the
-        objective be told without a pass over X.
+        objective be told without a pass over X. Rows of B for held components may be left behind:
+        nobody descends on them.
+    held_cross : float
+        What these rows' part of ⟨B, H⟩ lacks.
     W, squared : Rows
         Weights, and squared residuals as of the last solve of each row.
     """
 
     def __init__(
-        self, X: Blocks, H: torch.Tensor, rules: Rules, *, held: Rows | None = None
+        self,
+        X: Blocks,
+        H: torch.Tensor,
+        rules: Rules,
+        *,
+        held: Rows | None = None,
+        products: HeldProducts | None = None,
     ) -> None:
         super().__init__(X, H, rules, held=held)
         K = len(H)
         self.G, self.A = self.H.new_zeros(K, K), self.H.new_zeros(K, K)
         self.B = torch.zeros_like(self.H)
-        self._W_sum = self._squared_sum = 0.0
+        self._W_sum = self._squared_sum = self.held_cross = 0.0
         self._free = np.array(rules.free, dtype=np.int64)
         self._kernels = kernels_for(X.device)
         if self._kernels is not None:
             # As kernels take them: the same memory, for none of these is ever replaced.
             self._arrays = self.H.numpy(), self.G.numpy(), self.A.numpy(), self.B.numpy()
+            constant = [k for k in range(K) if k not in rules.free]
+            self._shared = products or HeldProducts(X, self.H, constant)
         self._follow_components()
+
+    @property
+    def products(self) -> HeldProducts | None:
+        """What other factors for the same data and held components may share."""
+        return None if self._kernels is None else self._shared
 
     @property
     def objective(self) -> float:
@@ -63,7 +82,7 @@ class Factors(Factorization):
             cross, gram = float(self._kernels.inner(B, H)), float(self._kernels.inner(A, G))
         else:
             cross, gram = float((self.B * self.H).sum()), float((self.A * self.G).sum())
-        objective = self.X.half_norm + 0.5 * gram - cross
+        objective = self.X.half_norm + 0.5 * gram - cross - self.held_cross
         if objective < _EXACT_BELOW * self.X.half_norm:
             # Of patterns that are explained to rounding, products would leave nothing: the sum of
             # the residuals does, each as of the last solve of its row.
@@ -85,7 +104,7 @@ class Factors(Factorization):
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": self.B,
-            "value": self.H.new_tensor([self._W_sum, self._squared_sum]),
+            "value": self.H.new_tensor([self._W_sum, self._squared_sum, self.held_cross]),
         }
         return {key: np.array(tensor.cpu().numpy()) for key, tensor in tensors.items()}
 
@@ -99,7 +118,8 @@ class Factors(Factorization):
         self._follow_components()
         self.W.replace(masters["weights"])
         self.squared.replace(masters["squared"])
-        self._W_sum, self._squared_sum = masters["value"].tolist()
+        # Where the third is missing, B is whole.
+        self._W_sum, self._squared_sum, self.held_cross = [*masters["value"].tolist(), 0.0][:3]
 
     def resolve(self, start: int, stop: int) -> None:
         """Solve for the weights of rows anew, exactly, given H."""
@@ -169,7 +189,7 @@ class Factors(Factorization):
     def _resolve_fused(self, rows: np.ndarray, start: int, stop: int) -> None:
         H, G, A, B = self._arrays
         rules = self.rules
-        gained, left = self._kernels.resolve(  # type: ignore[union-attr]
+        gained, left, cross = self._kernels.resolve(  # type: ignore[union-attr]
             rows,
             self.X.norms_array[start:stop],
             H,
@@ -178,6 +198,9 @@ class Factors(Factorization):
             rules.l2,
             rules.total_or_nan,
             _NONE_HELD if self.held is None else self.held.array(start, stop),
+            self._shared.held,
+            self._free,
+            self._shared.array(start, stop),
             self.W.array(start, stop),
             self.squared.array(start, stop)[:, 0],
             A,
@@ -185,6 +208,7 @@ class Factors(Factorization):
         )
         self._W_sum += gained
         self._squared_sum += left
+        self.held_cross += cross
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:
         W, squared = self.W.view(start, stop), self.squared.view(start, stop)[:, 0]

@@ -90,7 +90,7 @@ class GraphedEvent:
                 place = slice(at + begin - first, at + begin - first + len(piece))
                 self._rows[place].copy_(piece, non_blocking=True)
         self._copy(start, n, write=False)
-        self._half_norm.fill_(X.half_norm)
+        self._half_norm.fill_(X.half_norm - factors.held_cross)
         self._run()
         self._copy(start, n, write=True)
 

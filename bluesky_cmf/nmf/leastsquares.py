@@ -10,6 +10,7 @@ from .compressed import Compressed, compress, compress_by_steps, directions, pay
 from .factors import Factors
 from .fit import FINALISTS, MARGIN, MAX_SWEEPS, STEP_WORK, TOL, Fit
 from .graphed import GraphedEvent
+from .heldproducts import HeldProducts
 from .rows import Rows
 from .rules import Rules
 from .seeds import data_seeds
@@ -38,6 +39,8 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
+        # Those of any challenger are the same.
+        self._products: HeldProducts | None = None
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
@@ -84,7 +87,9 @@ class LeastSquares(Fit):
         )
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
-        return Factors(X, H, self.rules, held=held)
+        factors = Factors(X, H, self.rules, held=held, products=self._products)
+        self._products = factors.products
+        return factors
 
     def _sweeps(
         self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None

@@ -14,6 +14,7 @@ from .products import (
     inner,
     squared_norms,
     times,
+    times_by_row,
     transposed_times,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "squared_norms",
     "sweep",
     "times",
+    "times_by_row",
     "transposed_times",
     "warm_up",
 ]
@@ -244,6 +246,9 @@ def warm_up() -> None:
         A, B, norms = np.ones((1, 1)), np.ones((1, 3)), np.ones(2)
         squared_norms(X, norms)
         inner(A, A)
-        resolve(X, norms, H, A, 0.0, 0.0, np.nan, none_held, C, norms.copy(), A.copy(), B)
+        times_by_row(X, H, C)
+        shares = np.zeros(0, np.int64), free, np.empty((2, 0))
+        masters = C, norms.copy(), A.copy(), B
+        resolve(X, norms, H, A, 0.0, 0.0, np.nan, none_held, *shares, *masters)
         descend_components(H, A, B, 0.0, 0.0, free, 1, A.copy())
     nnls(np.ones((1, 1)), np.ones((1, 1)))

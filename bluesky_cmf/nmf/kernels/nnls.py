@@ -174,36 +174,58 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
 
 
 @compiled
-def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
+def resolve(X, norms, H, GH, l1, l2, total, held_W, held, free, products, W, squared, A, B):
     """Solve for the weights of some rows, in place; A and B follow: `updates.solve_rows`.
 
-    X (M, F), norms (M,), H (K, F), held (M, K) with NaN where weights are free, or without rows,
+    X (M, F), norms (M,), H (K, F), held_W (M, K) with NaN where weights are free, or without rows,
     W (M, K), squared (M,), A (K, K), B (K, F). ``total`` is what the weights of a row add up to,
-    NaN where that is free. Returns what the sums of the weights and
-    of the squared residuals gain.
+    NaN where that is free. ``products`` (M, n) are XHᵀ of the n components ``held``; the rows of B
+    for these do not follow.
+
+    Returns what the sums of the weights and of the squared residuals gain, and what the held
+    components' part of ⟨W, XHᵀ⟩ does.
     """
     M, F = X.shape
     K = len(H)
     c, w, none_held = np.empty(K), np.empty(K), np.empty(0)
-    C, change = np.empty((_ROWS, K)), np.empty((_ROWS, K))
-    gained = lost = 0.0
+    C, part, moved = (
+        np.empty((_ROWS, K)),
+        np.empty((_ROWS, len(free))),
+        np.empty((_ROWS, len(free))),
+    )
+    # Free components that stand together need no copy.
+    together = len(free) > 0 and free[-1] - free[0] + 1 == len(free)
+    if together:
+        some, target = H[free[0] : free[-1] + 1], B[free[0] : free[-1] + 1]
+    else:
+        some, target = np.empty((len(free), F)), np.zeros((len(free), F))
+        for k in range(len(free)):
+            some[k] = H[free[k]]
+    gained = lost = cross = 0.0
     for first in range(0, M, _ROWS):
         last = min(M, first + _ROWS)
         n = last - first
-        times(X[first:last], H, C[:n])
+        times(X[first:last], some, part[:n])
         for i in range(n):
             row = first + i
+            for k in range(len(held)):
+                C[i, held[k]] = products[row, k]
+            for k in range(len(free)):
+                C[i, free[k]] = part[i, k]
             c[:] = C[i]
-            solve_weights(GH, c, l1, l2, total, held[row] if len(held) else none_held, w)
+            solve_weights(GH, c, l1, l2, total, held_W[row] if len(held_W) else none_held, w)
             left = norms[row]
             for k in range(K):
                 left -= 2.0 * w[k] * C[i, k]
                 for m in range(K):
                     left += w[k] * w[m] * GH[k, m]
                     A[k, m] += w[k] * w[m] - W[row, k] * W[row, m]
+            for k in range(len(held)):
+                cross += (w[held[k]] - W[row, held[k]]) * C[i, held[k]]
+            for k in range(len(free)):
+                moved[i, k] = w[free[k]] - W[row, free[k]]
             for k in range(K):
-                change[i, k] = w[k] - W[row, k]
-                gained += change[i, k]
+                gained += w[k] - W[row, k]
                 W[row, k] = w[k]
             if left < _EXACT_BELOW * norms[row]:
                 left = 0.0
@@ -214,8 +236,11 @@ def resolve(X, norms, H, GH, l1, l2, total, held, W, squared, A, B):
                     left += value * value
             lost += left - squared[row]
             squared[row] = left
-        add_transposed_times(X[first:last], change[:n], B)
-    return gained, lost
+        add_transposed_times(X[first:last], moved[:n], target)
+    if not together:
+        for k in range(len(free)):
+            B[free[k]] += target[k]
+    return gained, lost, cross
 
 
 def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ __all__ = [
     "inner",
     "squared_norms",
     "times",
+    "times_by_row",
     "transposed_times",
 ]
 
@@ -137,6 +138,13 @@ def times(X, H, C):
                     c += np.float64(x[j]) * h[j]
                 C[i, k] += c
             i += 1
+
+
+@compiled
+def times_by_row(X, H, C):
+    """C = XHᵀ, (N, K), in bits that do not depend on which rows come together."""
+    for i in range(len(X)):
+        times(X[i : i + 1], H, C[i : i + 1])
 
 
 @compiled

@@ -1,0 +1,48 @@
+"""XHᵀ of the held components: they never change, so each row is multiplied with them once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .blocks import Blocks
+from .kernels import kernels_for
+from .rows import Rows
+
+__all__ = ["HeldProducts"]
+
+
+class HeldProducts:
+    """XHᵀ of some components, (N, number of them), kept up with the rows of X.
+
+    Factors for the same data and held components may share them.
+
+    Parameters
+    ----------
+    X : Blocks
+        The data.
+    H : Tensor (K, F)
+        Components.
+    held : sequence of int
+        Those of them that never change.
+    """
+
+    def __init__(self, X: Blocks, H: torch.Tensor, held: Sequence[int]) -> None:
+        #: Numbers of the components, as kernels take them.
+        self.held = np.array(held, dtype=np.int64)
+        self._X, self._H = X, H[list(held)].numpy()
+        self._table = Rows(len(held), device=X.device)
+
+    def array(self, start: int, stop: int) -> np.ndarray:
+        """Give the products of rows of one block of a table, (M, number of them)."""
+        done = len(self._table)
+        if done < stop:
+            self._table.extend(stop - done)
+            for first, last, rows in self._X.arrays(done, stop):
+                for begin, end in self._table.spans(first, last):
+                    self._multiply(rows[begin - first : end - first], begin, end)
+        return self._table.array(start, stop)
+
+    def _multiply(self, rows: np.ndarray, start: int, stop: int) -> None:
+        kernels = kernels_for(self._X.device)
+        kernels.times_by_row(rows, self._H, self._table.array(start, stop))  # type: ignore[union-attr]
