@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .kernels import kernels_for
+from .kernels import device_products, kernels_for
 
 __all__ = ["Blocks"]
 
@@ -121,28 +121,34 @@ class Blocks:
 
     def times(self, H: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """X[start:stop] Hᵀ, (M, K), for H (K, F)."""
-        kernels = kernels_for(self.device)
-        if kernels is None:
+        kernels, products = kernels_for(self.device), device_products(self.device)
+        if kernels is None and products is None:
             parts = [rows @ H.T for _, rows in self.chunks(start, stop)]
             return torch.cat([H.new_zeros(0, len(H)), *parts])
         stop = self._length if stop is None else min(stop, self._length)
         product = H.new_empty(max(0, stop - start), len(H))
         for first, piece in self.pieces(start, stop):
             part = product[first - start : first - start + len(piece)]
-            kernels.times(piece.numpy(), H.numpy(), part.numpy())
+            if products is not None:
+                products.times(piece, H, part)
+            elif kernels is not None:
+                kernels.times(piece.numpy(), H.numpy(), part.numpy())
         return product
 
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
         """WᵀX, (K, F), for W (N, K)."""
-        kernels = kernels_for(self.device)
+        kernels, products = kernels_for(self.device), device_products(self.device)
         product = W.new_zeros(W.shape[1], self.n_features)
-        if kernels is None:
+        if kernels is None and products is None:
             for first, rows in self.chunks():
                 product += W[first : first + len(rows)].T @ rows
             return product
         for first, piece in self.pieces():
             weights = W[first : first + len(piece)].contiguous()
-            kernels.add_transposed_times(piece.numpy(), weights.numpy(), product.numpy())
+            if products is not None:
+                products.add_transposed_times(piece, weights, product)
+            elif kernels is not None:
+                kernels.add_transposed_times(piece.numpy(), weights.numpy(), product.numpy())
         return product
 
     def row(self, index: int) -> torch.Tensor:

@@ -1,39 +1,16 @@
-"""An event on fixed buffers, without a word to the host: on CUDA one graph, replayed."""
+"""An event on fixed buffers, without a word to the host."""
 
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from .factors import Factors
-from .updates import coordinate_descent
+from .recording import Descent, Recording, descent_for
 
-__all__ = ["GraphedEvent", "descent_for"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["GraphedEvent"]
 
 #: Passes over the weights, which start from where they were, and over the components.
 _ROW_PASSES, _COMPONENT_PASSES = 48, 2
-
-#: Coordinate descent on V (K, M) in place, for G (K, K), C (K, M), flags (K,) and passes.
-Descent = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int], None]
-
-
-def descent_for(device: torch.device) -> Descent:
-    """Give the descent for a device: one launch on CUDA, else the reference."""
-    if device.type == "cuda":
-        from .kernels.cuda import coordinate_descent as fused
-
-        return fused
-    return _reference
-
-
-def _reference(
-    V: torch.Tensor, G: torch.Tensor, C: torch.Tensor, free: torch.Tensor, passes: int
-) -> None:
-    moving = free.nonzero()[:, 0].tolist()
-    V.copy_(coordinate_descent(V, G, C, free=moving, passes=passes))
 
 
 class GraphedEvent:
@@ -70,9 +47,7 @@ class GraphedEvent:
         self._squared = torch.zeros(window + 1, **options)
         self._half_norm = torch.zeros((), **options)
         self.objective = torch.zeros((), **options)
-        self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
-            self._capture()
+        self._run = Recording(self._step, (H, factors.G, factors.A, factors.B, self._W))
 
     @property
     def window(self) -> int:
@@ -107,12 +82,6 @@ class GraphedEvent:
                     self._W[place].copy_(factors.W.view(begin, end))
                     self._norms[place].copy_(factors.X.norms[begin:end])
 
-    def _run(self) -> None:
-        if self._graph is not None:
-            self._graph.replay()
-        else:
-            self._step()
-
     def _step(self) -> None:
         """Do the event; on CUDA every line is recorded once and replayed ever after."""
         factors = self.factors
@@ -133,25 +102,3 @@ class GraphedEvent:
         squared = self._norms[rows] - 2.0 * (new * C).sum(1) + ((new @ factors.G) * new).sum(1)
         self._squared[rows] = squared.clamp_min(0)
         W.copy_(new)
-
-    def _capture(self) -> None:
-        """Record the event; without a graph the same lines run one by one."""
-        masters = (self.factors.H, self.factors.G, self.factors.A, self.factors.B)
-        kept = [master.clone() for master in masters]
-        try:
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                # What is compiled or set up at first use must not be recorded.
-                for _ in range(3):
-                    self._step()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._step()
-            self._graph = graph
-        except RuntimeError:
-            logger.exception("no CUDA graph could be recorded; events run without one")
-        finally:
-            for master, before in zip(masters, kept, strict=True):
-                master.copy_(before)

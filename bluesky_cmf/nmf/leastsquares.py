@@ -11,21 +11,17 @@ from .factors import Factors
 from .fit import FINALISTS, MARGIN, MAX_SWEEPS, STEP_WORK, TOL, Fit
 from .graphed import GraphedEvent
 from .heldproducts import HeldProducts
+from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
 from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
-__all__ = ["LeastSquares", "uses_graphs"]
+__all__ = ["LeastSquares"]
 
 #: Sweeps of the best starts on a sample, the tolerance where sweeps are cheap, and how often the
 #: data are compressed around the end.
 _FINAL_SWEEPS, _COMPRESSED_TOL, _COMPRESSIONS = 150, 2e-6, 20
-
-
-def uses_graphs(device: torch.device) -> bool:
-    """Whether events on a device go as graphs."""
-    return device.type == "cuda"
 
 
 class LeastSquares(Fit):

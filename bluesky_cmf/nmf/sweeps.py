@@ -11,6 +11,8 @@ import torch
 from .deadline import Deadline
 from .factors import Factors
 from .kernels import kernels_for
+from .recordedsweeps import RecordedSweeps
+from .recording import uses_graphs
 from .rules import Rules
 from .updates import coordinate_descent, nnls
 
@@ -260,6 +262,7 @@ class Extrapolation(Sweeps):
         self._pace = Pace()
         self.curve = [self._objective(self.Wt, self.H, self.C)]
         self.lost = LOST * X.half_norm
+        self._recorded: RecordedSweeps | None = None
 
     @property
     def weights(self) -> torch.Tensor:
@@ -269,11 +272,31 @@ class Extrapolation(Sweeps):
     def _sweep_on(self, count: int) -> None:
         """Do sweeps; keep each where it lowers the objective, else go on without its lead."""
         kernels, fused = kernels_for(self.X.device), self.X.fused()
-        if kernels is None or fused is None:
+        if uses_graphs(self.X.device):
+            self._sweep_recorded(count)
+        elif kernels is None or fused is None:
             for _ in range(count):
                 self._sweep()
         else:
             self._sweep_fused(kernels, fused, count)
+
+    def _sweep_recorded(self, count: int) -> None:
+        recorded = self._recorded
+        if recorded is None:
+            recorded = self._recorded = RecordedSweeps(
+                self.X.times,
+                self.X.transposed_times,
+                half_norm=self.X.half_norm,
+                rules=self.rules,
+                H=self.H,
+                Wt=self.Wt,
+                C=self.C,
+                objective=self.curve[-1],
+                pace=astuple(self._pace),
+                passes=PASSES,
+            )
+        self.curve += recorded.sweep(count)
+        self.H, self.Wt, self.C = recorded.H.clone(), recorded.Wt.clone(), recorded.C.clone()
 
     def _sweep_fused(
         self, kernels: object, fused: tuple[torch.Tensor, torch.Tensor | None], count: int

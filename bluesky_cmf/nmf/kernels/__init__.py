@@ -1,12 +1,15 @@
 """The half-steps fused into kernels that hold no interpreter lock; equal to torch by test."""
 
+import logging
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 
 import torch
 
-__all__ = ["kernels_for", "strained_kernels_for", "warm_up"]
+__all__ = ["device_products", "kernels_for", "strained_kernels_for", "warm_up"]
+
+logger = logging.getLogger(__name__)
 
 
 @cache
@@ -22,6 +25,21 @@ def kernels_for(device: torch.device, *, beta: float = 2.0) -> ModuleType | None
     if device.type != "cpu":
         return None
     return _cpu("cpu" if beta == 2 else "divergence")
+
+
+@cache
+def device_products(device: torch.device) -> ModuleType | None:
+    """Give `times` and `add_transposed_times` for data on a device; None: torch does the work."""
+    if device.type != "cuda":
+        return None
+    try:
+        kernels = import_module(".cuda", __name__)
+        kernels.warm_up(device)
+    except Exception:
+        # Without triton, or a compiler that it asks for, all goes on, at a slower pace.
+        logger.exception("no kernels could be compiled for %s; products go by torch", device)
+        return None
+    return kernels
 
 
 def strained_kernels_for(device: torch.device) -> ModuleType | None:
