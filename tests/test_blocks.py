@@ -75,7 +75,7 @@ def test_norms_are_those_of_the_rows() -> None:
     expected = (rows.astype(float) ** 2).sum(1)
 
     np.testing.assert_allclose(X.norms.numpy(), expected, rtol=1e-13)
-    assert X.norm(60, 130) == pytest.approx(expected[60:130].sum(), rel=1e-13)
+    assert X.squared_norm(60, 130) == pytest.approx(expected[60:130].sum(), rel=1e-13)
     assert X.half_norm == pytest.approx(0.5 * expected.sum(), rel=1e-13)
 
 

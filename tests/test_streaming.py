@@ -708,6 +708,33 @@ def test_a_factorization_goes_on_from_its_state_exactly(dtype: torch.dtype, unfi
         assert one.components.tobytes() == two.components.tobytes()
 
 
+def test_no_pattern_at_all_may_be_appended_first() -> None:
+    model = StreamingNMF(F, 1)
+    model.append(np.zeros((0, F)))
+    model.append(torch.zeros(0, F))
+
+    assert model.n_patterns == 0
+    model.append(ramp(1))
+    assert model.refit().n_patterns == 1
+
+
+def test_dark_frames_are_searched_without_an_error() -> None:
+    model = StreamingNMF(700, 2)
+    model.append(np.zeros((600, 700)))
+    model.refit()
+    model.improve(0.05)
+
+    assert model.refit(converge=True).objective == 0.0
+
+
+def test_numbers_too_small_for_the_dtype_are_zero_whatever_numpy_is_told_to_raise() -> None:
+    model = StreamingNMF(3, 1)
+    with np.errstate(all="raise"):
+        model.append(np.array([1.0, 1e-60, 1.0]))
+
+    assert model.patterns().tolist() == [[1.0, 0.0, 1.0]]
+
+
 def test_a_state_whose_held_components_have_no_sum_of_their_own_is_gone_on_from() -> None:
     """So were states until the rows of WᵀX for held components were left behind."""
     X = ramp(60)

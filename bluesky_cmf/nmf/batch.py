@@ -70,6 +70,7 @@ class BatchSweeps:
             self._held.replace(torch.where(held, W, math.nan))
         # What may die, and be given another shape: nobody holds anything of it.
         self._mortal = (moving & ~held.any(0)).nonzero()[:, 0].tolist()
+        self._refused = False
         self.now = self._begin(H.double(), W)
 
     @staticmethod
@@ -80,9 +81,11 @@ class BatchSweeps:
     def revive(self, count: int) -> bool:
         """Give components that explain nothing what the worst patterns lack, and do some sweeps.
 
-        Tells whether there are such components, and the objective is lower then.
+        Tell whether that has lowered the objective; where it has not, it is not tried again.
         """
         now = self.now
+        if self._refused:
+            return False
         used = now.weights.any(0).tolist()
         idle = [k for k in self._mortal if not used[k]]
         if not idle or now.curve[-1] <= 0:
@@ -90,6 +93,7 @@ class BatchSweeps:
         other = self._begin(seed_worst(self._X, now.H, idle, residual=True), None)
         other.sweep(count)
         if other.curve[-1] >= now.curve[-1]:
+            self._refused = True
             return False
         self.now = other
         return True

@@ -44,6 +44,9 @@ class Blocks:
         self._length = 0
         #: Squared norms of the rows, and room for more: what is written to it stays.
         self.norm_table = torch.zeros(0, dtype=torch.float64, device=device)
+        if self._on_cpu:
+            #: The same, as kernels for the CPU take it.
+            self.norms_array = self.norm_table.numpy()
         #: Half the squared norm of X, in float64.
         self.half_norm = 0.0
 
@@ -60,7 +63,7 @@ class Blocks:
         """Squared norms of the rows, (N,), in float64."""
         return self.norm_table[: self._length]
 
-    def norm(self, start: int, stop: int) -> float:
+    def squared_norm(self, start: int, stop: int) -> float:
         """Squared norm of some rows together, to the host."""
         norms = self.norms_array if self._on_cpu else self.norm_table
         return float(norms[start:stop].sum())
@@ -87,7 +90,7 @@ class Blocks:
     def _as_stored(self, rows: torch.Tensor | npt.NDArray[Any]) -> Any:
         """Rows in the dtype they are stored in: for the CPU numpy's, else torch's."""
         if isinstance(rows, torch.Tensor):
-            rows = rows.to(self.dtype).contiguous()
+            rows = rows.to(self.dtype).contiguous().resolve_neg()
             return rows.numpy() if self._on_cpu else rows
         if not self._on_cpu:
             return torch.from_numpy(rows).to(self.dtype)
@@ -199,7 +202,6 @@ class Blocks:
             table[: self._length] = self.norms
             self.norm_table = table
             if self._on_cpu:
-                #: The table of squared norms as kernels for the CPU take it.
                 self.norms_array = table.numpy()
         kernels = kernels_for(self.device)
         if kernels is None:

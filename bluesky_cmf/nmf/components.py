@@ -67,7 +67,7 @@ def as_rows(
     array = _numbers(values, argument)
     wanted = np.float32 if dtype == torch.float32 else np.float64
     if array.dtype != wanted:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             array = array.astype(wanted)
     rows = array[None] if array.ndim == 1 else array
     _check_shape(rows.shape, array.shape, n_features, argument)

@@ -80,7 +80,7 @@ def compress(X: Blocks, V: torch.Tensor) -> Compressed:
 def compress_by_steps(X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: int) -> Compressing:
     """Do what `directions` and `compress` do in steps of some ``work``, in multiply-adds."""
     V = yield from _directions(X, H, B)
-    rows = max(1, work // V.numel())
+    rows = max(1, work // max(1, V.numel()))
     parts = []
     for start in range(0, len(X), rows):
         parts.append(X.times(V, start, start + rows))
@@ -96,12 +96,12 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     X : Blocks
         The data.
     H, B : Tensor (K, F)
-        Components, and WᵀX.
+        Components, and WᵀX; of B the rows of components that may change.
 
     Returns
     -------
     Tensor (r, F)
-        Orthonormal. They span the components and WᵀX, which averages noise over all rows and makes
+        Orthonormal. They span the components and WᵀX of the free ones, which averages noise over all rows and makes
         the compressed problem exact to first order where the fit stands; and most of what averages
         over stretches of rows add to that, so that a phase that appears late is among them.
 

@@ -109,7 +109,7 @@ class Factorization(ABC):
 
     def unexplained(self, start: int, stop: int) -> float:
         """Tell how much of some rows is left, relative to them, as of their last solve."""
-        return self.squared.sum(start, stop) / max(self.X.norm(start, stop), 1e-300)
+        return self.squared.sum(start, stop) / max(self.X.squared_norm(start, stop), 1e-300)
 
     @abstractmethod
     def _take_in(self, first: int, stop: int) -> None:

@@ -65,7 +65,7 @@ class Factors(Factorization):
             # As kernels take them: the same memory, for none of these is ever replaced.
             self._arrays = self.H.numpy(), self.G.numpy(), self.A.numpy(), self.B.numpy()
             constant = [k for k in range(K) if k not in rules.free]
-            self._shared = products or HeldProducts(X, self.H, constant)
+            self._shared = HeldProducts(X, self.H, constant) if products is None else products
         self._follow_components()
 
     @property
@@ -116,6 +116,10 @@ class Factors(Factorization):
         }
         self.H[:], self.A[:], self.B[:] = (masters[key] for key in ("components", "gram", "cross"))
         self._follow_components()
+        if self._kernels is not None:
+            # Now, and not at the first event.
+            self._shared.restart(self.H)
+            self._shared.follow(len(masters["weights"]))
         self.W.replace(masters["weights"])
         self.squared.replace(masters["squared"])
         # Where the third is missing, B is whole.
@@ -198,7 +202,7 @@ class Factors(Factorization):
             rules.l2,
             rules.total_or_nan,
             _NONE_HELD if self.held is None else self.held.array(start, stop),
-            self._shared.held,
+            self._shared.constant,
             self._free,
             self._shared.array(start, stop),
             self.W.array(start, stop),

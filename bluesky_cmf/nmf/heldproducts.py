@@ -29,18 +29,27 @@ class HeldProducts:
 
     def __init__(self, X: Blocks, H: torch.Tensor, held: Sequence[int]) -> None:
         #: Numbers of the components, as kernels take them.
-        self.held = np.array(held, dtype=np.int64)
-        self._X, self._H = X, H[list(held)].numpy()
-        self._table = Rows(len(held), device=X.device)
+        self.constant = np.array(held, dtype=np.int64)
+        self._X = X
+        self.restart(H)
 
-    def array(self, start: int, stop: int) -> np.ndarray:
-        """Give the products of rows of one block of a table, (M, number of them)."""
+    def restart(self, H: torch.Tensor) -> None:
+        """Begin anew, with the shapes of the same components of H (K, F)."""
+        self._H = H[self.constant.tolist()].numpy()
+        self._table = Rows(len(self.constant), device=self._X.device)
+
+    def follow(self, stop: int) -> None:
+        """Multiply the rows up to ``stop`` that are new."""
         done = len(self._table)
         if done < stop:
             self._table.extend(stop - done)
             for first, last, rows in self._X.arrays(done, stop):
                 for begin, end in self._table.spans(first, last):
                     self._multiply(rows[begin - first : end - first], begin, end)
+
+    def array(self, start: int, stop: int) -> np.ndarray:
+        """Give the products of rows of one block of a table, (M, number of them)."""
+        self.follow(stop)
         return self._table.array(start, stop)
 
     def _multiply(self, rows: np.ndarray, start: int, stop: int) -> None:

@@ -35,7 +35,7 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
-        # Those of any challenger are the same.
+        # Factors for other components to start from have the same held ones.
         self._products: HeldProducts | None = None
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None

@@ -28,8 +28,9 @@ class NMF(NMFBase):
 
     For a beta from 1 to 2, on the CPU, the fit goes by extrapolated sweeps: exact weights, and
     components by coordinate descent (``beta=2``) or by least squares that are reweighted; zero may
-    be left again. Elsewhere the steps are multiplicative, in closed form, and for ``beta=2``
-    minimisations over one component after another (HALS).
+    be left again, and a free component that no pattern uses any more starts anew from what the
+    worst pattern lacks, where that lowers the objective. Elsewhere the steps are multiplicative,
+    in closed form, and for ``beta=2`` minimisations over one component after another (HALS).
 
     Parameters
     ----------
@@ -143,12 +144,11 @@ class NMF(NMFBase):
         curve, done = [start], 0
         while done < max_iter:
             count = min(CHECK_EVERY, max_iter - done)
-            done += count
-            if len(curve) > 1 and settled(curve, tol):
-                if not sweeps.revive(count):
+            if len(curve) == 1 or not sweeps.revive(count):
+                if len(curve) > 1 and settled(curve, tol):
                     break
-            else:
                 sweeps.now.sweep(count)
+            done += count
             # Of data without noise, rounding may leave less than nothing.
             curve.append(max(0.0, min(curve[-1], sweeps.now.curve[-1])))
         if sweeps.now.curve[-1] <= start:

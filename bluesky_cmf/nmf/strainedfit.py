@@ -188,7 +188,7 @@ class StrainedFit(Fit):
         n, H = len(self.factors), self.factors.H
         rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
         sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
-        sample.append(torch.stack([self.X.row(row) for row in rows.tolist()]))
+        sample.append(self.X.take(rows))
         held = self._held_of(rows)
         trials = [self._sweeps(sample, start, held=held) for start in self._starts(sample, H)]
         for trial in trials:

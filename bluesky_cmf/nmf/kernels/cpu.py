@@ -47,9 +47,9 @@ def _product(X, V, H, free, C):
         some[k] = H[free[k]]
     columns = np.empty((len(X), len(free)))
     if len(V):
-        inner = np.empty((len(V), len(free)))
-        times(V, some, inner)
-        times(X, np.ascontiguousarray(inner.T), columns)
+        core = np.empty((len(V), len(free)))
+        times(V, some, core)
+        times(X, np.ascontiguousarray(core.T), columns)
     else:
         times(X, some, columns)
     for k in range(len(free)):
@@ -64,9 +64,9 @@ def _transposed_product(X, V, W, free, B):
         some[:, k] = W[free[k]]
     rows = np.empty((len(free), B.shape[1]))
     if len(V):
-        inner = np.empty((len(free), len(V)))
-        transposed_times(X, some, inner)
-        transposed_times(V, np.ascontiguousarray(inner.T), rows)
+        core = np.empty((len(free), len(V)))
+        transposed_times(X, some, core)
+        transposed_times(V, np.ascontiguousarray(core.T), rows)
     else:
         transposed_times(X, some, rows)
     for k in range(len(free)):

@@ -174,13 +174,13 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
 
 
 @compiled
-def resolve(X, norms, H, GH, l1, l2, total, held_W, held, free, products, W, squared, A, B):
+def resolve(X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B):
     """Solve for the weights of some rows, in place; A and B follow: `updates.solve_rows`.
 
-    X (M, F), norms (M,), H (K, F), held_W (M, K) with NaN where weights are free, or without rows,
+    X (M, F), norms (M,), H (K, F), held (M, K) with NaN where weights are free, or without rows,
     W (M, K), squared (M,), A (K, K), B (K, F). ``total`` is what the weights of a row add up to,
-    NaN where that is free. ``products`` (M, n) are XHᵀ of the n components ``held``; the rows of B
-    for these do not follow.
+    NaN where that is free. ``products`` (M, n) are XHᵀ of the n components
+    ``constant``; the rows of B for these do not follow.
 
     Returns what the sums of the weights and of the squared residuals gain, and what the held
     components' part of ⟨W, XHᵀ⟩ does.
@@ -208,20 +208,20 @@ def resolve(X, norms, H, GH, l1, l2, total, held_W, held, free, products, W, squ
         times(X[first:last], some, part[:n])
         for i in range(n):
             row = first + i
-            for k in range(len(held)):
-                C[i, held[k]] = products[row, k]
+            for k in range(len(constant)):
+                C[i, constant[k]] = products[row, k]
             for k in range(len(free)):
                 C[i, free[k]] = part[i, k]
             c[:] = C[i]
-            solve_weights(GH, c, l1, l2, total, held_W[row] if len(held_W) else none_held, w)
+            solve_weights(GH, c, l1, l2, total, held[row] if len(held) else none_held, w)
             left = norms[row]
             for k in range(K):
                 left -= 2.0 * w[k] * C[i, k]
                 for m in range(K):
                     left += w[k] * w[m] * GH[k, m]
                     A[k, m] += w[k] * w[m] - W[row, k] * W[row, m]
-            for k in range(len(held)):
-                cross += (w[held[k]] - W[row, held[k]]) * C[i, held[k]]
+            for k in range(len(constant)):
+                cross += (w[constant[k]] - W[row, constant[k]]) * C[i, constant[k]]
             for k in range(len(free)):
                 moved[i, k] = w[free[k]] - W[row, free[k]]
             for k in range(K):
