@@ -101,9 +101,10 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     Tensor (r, F)
-        Orthonormal. They span the components and WᵀX of the free ones, which averages noise over all rows and makes
-        the compressed problem exact to first order where the fit stands; and most of what averages
-        over stretches of rows add to that, so that a phase that appears late is among them.
+        Orthonormal. They span the components and WᵀX of the free ones, which averages noise over
+        all rows and makes the compressed problem exact to first order where the fit stands; and
+        most of what averages over stretches of rows add to that, so that a phase that appears late
+        is among them.
 
     Notes
     -----
