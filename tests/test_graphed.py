@@ -113,18 +113,18 @@ for K, M, free in [(1, 1, [0]), (4, 150, [0, 1, 2, 3]), (5, 70, [1, 3]), (8, 64,
     for layout in (V.clone(), V.T.clone().T):
         coordinate_descent(layout, H @ H.T, C, flags, 3)
         torch.testing.assert_close(layout, expected, rtol=1e-12, atol=1e-12)
-    if len(free) == K:
+    if M == 150:
         # Passes end where nothing moves any more.
-        layout = V.clone()
-        coordinate_descent(layout, H @ H.T, C, flags, 1_000_000_000)
-        expected = reference(V, H @ H.T, C, free=free, passes=5000)
+        layout, some = V[:, :6].clone(), C[:, :6]
+        coordinate_descent(layout, H @ H.T, some, flags, 1_000_000_000)
+        expected = reference(V[:, :6], H @ H.T, some, free=free, passes=5000)
         torch.testing.assert_close(layout, expected, rtol=1e-3, atol=1e-3)
 
 for M, F, K, dtype in [
     (1, 1, 1, torch.float32),
     (5, 40, 3, torch.float32),
-    (300, 130, 5, torch.float64),
-    (700, 33, 8, torch.float32),
+    (40, 130, 5, torch.float64),
+    (300, 33, 8, torch.float32),
 ]:
     X = torch.rand(M, F, generator=generator).to(dtype)
     H = torch.rand(K, F, generator=generator, dtype=torch.float64)
