@@ -395,7 +395,7 @@ TWICE = np.vstack([np.eye(2, 6)] * 3)
         ({"ends": [0, 1, 2, 3, 4]}, r"n_components: ends=\[0, 1, 2, 3, 4\] holds"),
         ({"X": np.full((6, 6), np.nan)}, "X: expected finite"),
         ({"X": np.ones(6)}, r"X: expected patterns \(N, F\)"),
-        ({"X": np.array([["a", "b"]])}, "X: expected an array of real numbers"),
+        ({"X": np.array([["a", "b"]])}, "X: expected real numbers in a tensor or array"),
         ({"names": ["a"]}, "names: expected one for each of 0"),
         ({"known": np.eye(2, 6), "names": ["a", "a"]}, "names: expected names that differ"),
     ],

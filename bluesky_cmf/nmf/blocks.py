@@ -69,7 +69,7 @@ class Blocks:
         return float(norms[start:stop].sum())
 
     def append(self, rows: torch.Tensor | npt.NDArray[Any]) -> None:
-        """Append rows, (M, F), of any real dtype, on the host or on the device."""
+        """Append rows, (M, F): a tensor anywhere, or an array of the dtype they are stored in."""
         source = self._as_stored(rows)
         self._append_norms(source)
         if not self._on_cpu and source.device != self.device:
@@ -92,9 +92,7 @@ class Blocks:
         if isinstance(rows, torch.Tensor):
             rows = rows.to(self.dtype).contiguous().resolve_neg()
             return rows.numpy() if self._on_cpu else rows
-        if not self._on_cpu:
-            return torch.from_numpy(rows).to(self.dtype)
-        return np.ascontiguousarray(rows, np.float32 if self.dtype == torch.float32 else float)
+        return rows if self._on_cpu else torch.from_numpy(rows)
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` as they are stored, block by block: views."""

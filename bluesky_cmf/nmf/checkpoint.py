@@ -65,7 +65,7 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
         "patterns": (N, F),
         "components": (K, F),
         "weights": (min(M, N), K),
-        **_statistics_shapes(beta_of(arrays["loss"].item()), K, F),
+        **_statistics_shapes(arrays, K, F),
         "squared": (min(M, N), 1),
         "names": (K,),
         "fixed": (K,),
@@ -74,9 +74,6 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
     }
     if strained:
         expected |= _strain_shapes(arrays, M, F)
-    elif beta_of(arrays["loss"].item()) == 2 and len(arrays["value"]) != 2:
-        # Before held components had a value of their own there were two.
-        expected["value"] = (3,)
     for key, shape in expected.items():
         if arrays[key].shape != shape:
             raise InputError(f"state: expected {key} {shape}, got {arrays[key].shape}")
@@ -135,8 +132,12 @@ def _strain_shapes(
     }
 
 
-def _statistics_shapes(beta: float, K: int, F: int) -> dict[str, tuple[int, ...]]:
+def _statistics_shapes(
+    arrays: Mapping[str, npt.NDArray[Any]], K: int, F: int
+) -> dict[str, tuple[int, ...]]:
     """Tell what a state holds beside factors: WᵀW, WᵀX and sums for least squares, else a sum."""
-    if beta == 2:
-        return {"gram": (K, K), "cross": (K, F), "value": (2,)}
-    return {"gram": (K, 0), "cross": (K, 0), "value": (2,)}
+    if beta_of(arrays["loss"].item()) != 2:
+        return {"gram": (K, 0), "cross": (K, 0), "value": (2,)}
+    # States of before held components had a sum of their own, and those with strains, have two.
+    two = "family_names" in arrays or len(arrays["value"]) == 2
+    return {"gram": (K, K), "cross": (K, F), "value": (2,) if two else (3,)}

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..errors import ComponentError, InputError
+from .constraints import as_numbers
 
 __all__ = ["Components", "as_patterns", "as_rows"]
 
@@ -64,11 +64,7 @@ def as_rows(
 
     Where patterns come seldom, caches are cold, and each of its calls costs more than the check.
     """
-    array = _numbers(values, argument)
-    wanted = np.float32 if dtype == torch.float32 else np.float64
-    if array.dtype != wanted:
-        with np.errstate(over="ignore", under="ignore"):
-            array = array.astype(wanted)
+    array = as_numbers(argument, values, dtype)
     rows = array[None] if array.ndim == 1 else array
     _check_shape(rows.shape, array.shape, n_features, argument)
     if rows.size:
@@ -96,18 +92,6 @@ def _check_range(lowest: float, highest: float, argument: str, dtype: torch.dtyp
             f"{argument}: expected non-negative intensities, got {lowest:.4g}; "
             "subtract less background, or clip or offset the pattern first"
         )
-
-
-def _numbers(values: npt.ArrayLike, argument: str) -> npt.NDArray[Any]:
-    """Copy numbers in the layout that torch takes."""
-    try:
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{array.dtype} of shape {array.shape}")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{argument}: expected an array of real numbers, got {error}") from error
-    # float32 is kept: to and from float64 it would only cost time.
-    return np.array(array, dtype=array.dtype if array.dtype == np.float32 else float, order="C")
 
 
 @dataclass

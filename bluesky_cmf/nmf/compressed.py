@@ -1,7 +1,7 @@
 """X ≈ U V with a few directions V: sweeps on it do not read X."""
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -79,7 +79,13 @@ def compress(X: Blocks, V: torch.Tensor) -> Compressed:
 
 def compress_by_steps(X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: int) -> Compressing:
     """Do what `directions` and `compress` do in steps of some ``work``, in multiply-adds."""
-    V = yield from _directions(X, H, B)
+    averages = []
+    for start, stop in _stretches(X):
+        averages.append(_average(X, start, stop))
+        yield None
+    basis = _fit_basis(H, B)
+    yield None
+    V = _with_averages(basis, averages, len(H))
     rows = max(1, work // max(1, V.numel()))
     parts = []
     for start in range(0, len(X), rows):
@@ -111,25 +117,21 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     A range finder as in Halko, Martinsson and Tropp, SIAM Rev. 53, 217 (2011), with the fit and
     the order of the rows in the place of chance.
     """
-    steps = _directions(X, H, B)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: torch.Tensor = end.value
-            return found
+    averages = [_average(X, *stretch) for stretch in _stretches(X)]
+    return _with_averages(_fit_basis(H, B), averages, len(H))
 
 
-def _directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> Generator[None, None, torch.Tensor]:
-    edges = torch.linspace(0, len(X), _STRETCHES + 1).long().tolist()
-    averages = []
-    for start, stop in itertools.pairwise(edges):
-        averages.append(_average(X, start, stop))
-        yield None
-    most = max(_DIRECTIONS, 2 * len(H) + _MORE)
-    basis = _span(_unit(torch.cat([H, B])), 2 * len(H))
-    yield None
-    unit = _unit(torch.stack(averages))
+def _stretches(X: Blocks) -> Iterator[tuple[int, int]]:
+    return itertools.pairwise(torch.linspace(0, len(X), _STRETCHES + 1).long().tolist())
+
+
+def _fit_basis(H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    return _span(_unit(torch.cat([H, B])), 2 * len(H))
+
+
+def _with_averages(basis: torch.Tensor, averages: list[torch.Tensor], K: int) -> torch.Tensor:
+    """Add most of what averages have, and the basis of a fit with K components has not."""
+    most, unit = max(_DIRECTIONS, 2 * K + _MORE), _unit(torch.stack(averages))
     added = _span(unit - (unit @ basis.T) @ basis, most - len(basis))
     added = _unit(added - (added @ basis.T) @ basis)
     basis = torch.cat([basis, added])

@@ -16,6 +16,7 @@ __all__ = [
     "Array",
     "Entries",
     "Flags",
+    "as_numbers",
     "as_tensor",
     "checked_count",
     "checked_number",
@@ -215,7 +216,7 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype, device: torch.device)
             raise InputError(f"{name}: expected real numbers, got {value.dtype}")
         tensor = value.detach().to(device=device, dtype=dtype)
     else:
-        tensor = _from_array(name, value, dtype).to(device)
+        tensor = torch.from_numpy(as_numbers(name, value, dtype)).to(device)
     for wrong, expected, remedy in (
         (~tensor.isfinite(), "finite", "replace or leave out what is not measured"),
         (tensor < 0, "non-negative", "clip it at 0, or subtract less background"),
@@ -229,14 +230,15 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype, device: torch.device)
     return tensor
 
 
-def _from_array(name: str, value: npt.ArrayLike, dtype: torch.dtype) -> Tensor:
+def as_numbers(name: str, value: npt.ArrayLike, dtype: torch.dtype) -> npt.NDArray[Any]:
+    """Copy real numbers into an array of float32 or float64 that torch takes."""
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"numbers of dtype {array.dtype}")
+            raise TypeError(f"numbers of dtype {array.dtype} and shape {array.shape}")
         # A copy in native byte order: torch takes no other, and warns of read-only memory.
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             target = np.float64 if dtype == torch.float64 else np.float32
-            return torch.from_numpy(np.array(array, dtype=target, order="C"))
+            return np.array(array, dtype=target, order="C")
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: expected real numbers in a tensor or array ({error})") from error

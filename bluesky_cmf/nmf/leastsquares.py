@@ -35,8 +35,6 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
-        # Factors for other components to start from have the same held ones.
-        self._products: HeldProducts | None = None
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
@@ -83,9 +81,7 @@ class LeastSquares(Fit):
         )
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
-        factors = Factors(X, H, self.rules, held=held, products=self._products)
-        self._products = factors.products
-        return factors
+        return Factors(X, H, self.rules, held=held, products=self._shared(X))
 
     def _sweeps(
         self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
@@ -93,7 +89,13 @@ class LeastSquares(Fit):
         if self.rules.extrapolable:
             return Extrapolation(X, H, self.rules, W=W)
         # Only what is extrapolable is ever compressed.
-        return Alternation(Factors(cast(Blocks, X), H, self.rules, held=held))
+        products = self._shared(X)
+        return Alternation(Factors(cast(Blocks, X), H, self.rules, held=held, products=products))
+
+    def _shared(self, X: Data) -> HeldProducts | None:
+        """Give what factors that start elsewhere share with those that stand: what is held."""
+        standing = getattr(self, "factors", None)
+        return None if standing is None or standing.X is not X else standing.products
 
     def _compressed(self, sample: Blocks) -> Generator[None, None, Data]:
         if not self.rules.extrapolable or not pays(sample):

@@ -75,12 +75,6 @@ class RecordedSweeps:
         )
         self._run = Recording(self._step, masters)
 
-    @property
-    def pace(self) -> list[float]:
-        """The pace as it is now; the host waits for it."""
-        pace: list[float] = self._pace.tolist()
-        return pace
-
     def sweep(self, count: int) -> list[float]:
         """Do sweeps; give the objective after each. The host waits once, for the last."""
         curve = self._best.new_empty(count)

@@ -19,7 +19,7 @@ from .divergencefit import DivergenceFit
 from .families import Family
 from .fit import Fit
 from .held import HeldWeights
-from .kernels import warm_up
+from .kernels import device_products, warm_up
 from .leastsquares import LeastSquares
 from .numerics import beta_of, check_numerics, chosen_device
 from .results import FitResult, RowFit, relative, spread_strains
@@ -123,6 +123,8 @@ class StreamingNMF:
         if self.device.type == "cpu":
             # Now, and not at the first pattern.
             warm_up(beta=self._beta)
+        else:
+            device_products(self.device)
         self.dtype, self.loss, self.seed = dtype, loss, seed
         self._components = Components.build(
             n_features,
