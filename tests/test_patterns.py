@@ -306,6 +306,12 @@ number = st.one_of(
 )
 
 
+@pytest.mark.parametrize("line", ["3,30,1,", ",3,30,1", "3,30,1"])
+def test_a_value_that_is_missing_where_nobody_reads_is_missed(tmp_path: Path, line: str) -> None:
+    with pytest.raises(PatternFileError, match="line 3"):
+        read_pattern(written(tmp_path, f"1,10,1,1\n2,20,1,1\n{line}\n4,40,1,1\n"))
+
+
 @settings(deadline=None, max_examples=300)
 @given(
     rows=st.lists(st.lists(number, min_size=1, max_size=4), min_size=1, max_size=4),

@@ -76,7 +76,9 @@ def _clean_columns(body: bytes) -> list[Array] | None:
     body = body.replace(b" \n", b"\n").replace(b"\n ", b"\n").strip(b" \n")
     if b"," in body:
         body = body.replace(b", ", b",")
-        if b" " in body:
+        framed = b"\n" + body + b"\n"
+        # What is missing, in a column that is read or not, is for the careful road to judge.
+        if b" " in body or any(gap in framed for gap in (b",,", b",\n", b"\n,")):
             return None
     return _parsed(body, "," if b"," in body else " ")
 
