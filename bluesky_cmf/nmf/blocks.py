@@ -186,10 +186,14 @@ class Blocks:
         row_bytes = self.n_features * self.dtype.itemsize
         rows = max(1, min(max(_FIRST_ROWS, self._length), _BLOCK_BYTES // row_bytes))
         self._offsets.append(self._length)
-        block = torch.empty(rows, self.n_features, dtype=self.dtype, device=self.device)
-        self._blocks.append(block)
+        shape = rows, self.n_features
         if self._on_cpu:
-            self._arrays.append(block.numpy())
+            # By numpy, which asks for large pages: an event with a page of its own waits for each.
+            array = np.empty(shape, np.float64 if self.dtype == torch.float64 else np.float32)
+            self._arrays.append(array)
+            self._blocks.append(torch.from_numpy(array))
+        else:
+            self._blocks.append(torch.empty(shape, dtype=self.dtype, device=self.device))
         self._room = rows
 
     def _append_norms(self, rows: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 __all__ = ["Frozen", "Rows"]
 
 #: Rows of a block: what one change copies, where a snapshot holds the block.
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 256
 
 
 class Frozen:

@@ -23,8 +23,15 @@ _EXACT_BELOW = 1e-8
 @compiled
 def solve_passive(G, c, passive, w, lower, index):
     """Solve G w = c on the passive set by Cholesky; other weights are left alone."""
+    n = _factor(G, passive, lower, index)
+    _substitute(c, w, lower, index[:n])
+
+
+@compiled
+def _factor(G, passive, lower, index):
+    """Take the Cholesky factor of G on the passive set; give the size of the set."""
     n = 0
-    for k in range(len(c)):
+    for k in range(len(passive)):
         if passive[k]:
             index[n] = k
             n += 1
@@ -37,6 +44,13 @@ def solve_passive(G, c, passive, w, lower, index):
                 lower[a, a] = np.sqrt(max(value, RIDGE))
             else:
                 lower[a, b] = value / lower[b, b]
+    return n
+
+
+@compiled
+def _substitute(c, w, lower, index):
+    """Solve with the Cholesky factor of some rows and columns."""
+    n = len(index)
     for a in range(n):
         value = c[index[a]]
         for m in range(a):
@@ -50,23 +64,30 @@ def solve_passive(G, c, passive, w, lower, index):
 
 
 @compiled
-def _solve_row(G, c, open_, w, passive, wrong, lower, index):
+def _solve_row(G, c, open_, passive, w, scratch):
     """Solve one non-negative least squares problem for the weights that are open.
 
-    The others are zero here; what they explain has been taken from c.
+    The others are zero here; what they explain has been taken from c. ``passive`` is where the
+    search for the positive ones starts, and on return what they are.
     """
+    lower, index, size, factored, wrong, _ = scratch
     K = len(c)
     largest = 0.0
     for k in range(K):
-        passive[k] = open_[k] and c[k] > 0.0
         if open_[k]:
             largest = max(largest, abs(c[k]))
     tolerance = 1e-12 * largest
     fewest, chances = K + 1, _FULL_EXCHANGES
     for _ in range(_MAX_EXCHANGES):
+        # Rows that follow each other are often made of the same components.
+        known = size[0] >= 0
         for k in range(K):
             w[k] = 0.0
-        solve_passive(G, c, passive, w, lower, index)
+            known = known and factored[k] == passive[k]
+        if not known:
+            size[0] = _factor(G, passive, lower, index)
+            factored[:] = passive
+        _substitute(c, w, lower, index[: size[0]])
         count, last = 0, -1
         for k in range(K):
             wrong[k] = False
@@ -93,11 +114,12 @@ def _solve_row(G, c, open_, w, passive, wrong, lower, index):
 
 
 @compiled
-def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower, index):
+def _solve_to_total(G, c, unit, total, open_, passive, w, scratch):
     """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
 
     The sum rises with the multiplier, piecewise linearly, from 0 where it is very negative.
     """
+    shifted = scratch[-1]
     K = len(c)
     low, high, step = 0.0, 0.0, 0.0
     for k in range(K):
@@ -110,7 +132,8 @@ def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower,
         middle = 0.5 * (low + high)
         for k in range(K):
             shifted[k] = c[k] + middle / unit[k]
-        _solve_row(G, shifted, open_, w, passive, wrong, lower, index)
+            passive[k] = open_[k] and shifted[k] > 0.0
+        _solve_row(G, shifted, open_, passive, w, scratch)
         found = 0.0
         for k in range(K):
             found += w[k] / unit[k]
@@ -126,24 +149,44 @@ def _solve_to_total(G, c, unit, total, open_, w, shifted, passive, wrong, lower,
 
 
 @compiled
-def solve_weights(gram_, c, l1, l2, total, held, w):
-    """Solve for the weights of one row, w (K,), for G (K, K) and c (K,); c is overwritten.
+def _scratch(K):
+    """Room to work in, for K weights and one Gram matrix: the latest factor, and on what set."""
+    lower, index, size = np.empty((K, K)), np.empty(K, np.int64), np.full(1, -1)
+    return lower, index, size, np.empty(K, np.bool_), np.empty(K, np.bool_), np.empty(K)
 
-    ``held`` (K,) has NaN where weights are free, or no elements; ``total`` is what all of them
-    add up to, NaN where that is free.
+
+@compiled
+def _scale(gram_, l2, G, unit):
+    """Put gram_ (K, K) and the penalty into G with a unit diagonal, and the units (K,).
+
+    One tolerance and one ridge so serve components of any intensity.
     """
-    K = len(c)
-    G, unit, open_ = np.empty((K, K)), np.empty(K), np.empty(K, np.bool_)
-    lower, index, shifted = np.empty((K, K)), np.empty(K, np.int64), np.empty(K)
-    passive, wrong = np.empty(K, np.bool_), np.empty(K, np.bool_)
-    rest, any_open, largest = total, False, 0.0
+    K = len(gram_)
+    largest = 0.0
     for k in range(K):
         largest = max(largest, gram_[k, k])
     for k in range(K):
         alive = gram_[k, k] > 0.0
-        # Of a total, a component of zeros takes what the others leave.
-        open_[k] = alive or not np.isnan(total)
         unit[k] = np.sqrt(gram_[k, k] + l2) if alive else np.sqrt(largest) if largest > 0 else 1.0
+    for k in range(K):
+        for m in range(K):
+            G[k, m] = gram_[k, m] / (unit[k] * unit[m])
+        G[k, k] = (gram_[k, k] + l2) / (unit[k] * unit[k]) + RIDGE * K
+
+
+@compiled
+def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, scratch):
+    """Do what `solve_weights` does, for what `_scale` has made of ``gram_``.
+
+    The search begins with the weights that are positive in ``start`` (K,). ``flags`` (2, K) is
+    room to work in.
+    """
+    K = len(c)
+    open_, passive = flags[0], flags[1]
+    rest, any_open, any_positive = total, False, False
+    for k in range(K):
+        # Of a total, a component of zeros takes what the others leave.
+        open_[k] = gram_[k, k] > 0.0 or not np.isnan(total)
         c[k] -= l1
     for k in range(len(held)):
         if not np.isnan(held[k]):
@@ -151,19 +194,18 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
             rest -= held[k]
             for m in range(K):
                 c[m] -= gram_[m, k] * held[k]
-    # With a unit diagonal one tolerance and one ridge serve components of any intensity.
     for k in range(K):
         any_open = any_open or open_[k]
         c[k] /= unit[k]
-        for m in range(K):
-            G[k, m] = gram_[k, m] / (unit[k] * unit[m])
-        G[k, k] = (gram_[k, k] + l2) / (unit[k] * unit[k]) + RIDGE * K
-        if G[k, k] < 0.5 and not open_[k]:
-            G[k, k] = 1.0
+        passive[k] = open_[k] and start[k] > 0.0
+        any_positive = any_positive or passive[k]
     if np.isnan(total):
-        _solve_row(G, c, open_, w, passive, wrong, lower, index)
+        if not any_positive:
+            for k in range(K):
+                passive[k] = open_[k] and c[k] > 0.0
+        _solve_row(G, c, open_, passive, w, scratch)
     elif rest > 0.0 and any_open:
-        _solve_to_total(G, c, unit, rest, open_, w, shifted, passive, wrong, lower, index)
+        _solve_to_total(G, c, unit, rest, open_, passive, w, scratch)
     else:
         w[:] = 0.0
     for k in range(K):
@@ -171,6 +213,20 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
     for k in range(len(held)):
         if not np.isnan(held[k]):
             w[k] = held[k]
+
+
+@compiled
+def solve_weights(gram_, c, l1, l2, total, held, w):
+    """Solve for the weights of one row, w (K,), for G (K, K) and c (K,); c is overwritten.
+
+    ``held`` (K,) has NaN where weights are free, or no elements; ``total`` is what all of them
+    add up to, NaN where that is free.
+    """
+    K = len(c)
+    G, unit, start = np.empty((K, K)), np.empty(K), np.zeros(K)
+    _scale(gram_, l2, G, unit)
+    flags = np.empty((2, K), np.bool_)
+    _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, _scratch(K))
 
 
 @compiled
@@ -188,11 +244,11 @@ def resolve(X, norms, H, GH, l1, l2, total, held, constant, free, products, W, s
     M, F = X.shape
     K = len(H)
     c, w, none_held = np.empty(K), np.empty(K), np.empty(0)
-    C, part, moved = (
-        np.empty((_ROWS, K)),
-        np.empty((_ROWS, len(free))),
-        np.empty((_ROWS, len(free))),
-    )
+    C, part = np.empty((_ROWS, K)), np.empty((_ROWS, len(free)))
+    moved = np.empty((_ROWS, len(free)))
+    G, unit = np.empty((K, K)), np.empty(K)
+    _scale(GH, l2, G, unit)
+    flags, scratch = np.empty((2, K), np.bool_), _scratch(K)
     # Free components that stand together need no copy.
     together = len(free) > 0 and free[-1] - free[0] + 1 == len(free)
     if together:
@@ -213,7 +269,8 @@ def resolve(X, norms, H, GH, l1, l2, total, held, constant, free, products, W, s
             for k in range(len(free)):
                 C[i, free[k]] = part[i, k]
             c[:] = C[i]
-            solve_weights(GH, c, l1, l2, total, held[row] if len(held) else none_held, w)
+            here = held[row] if len(held) else none_held
+            _solve_scaled(GH, G, unit, c, l1, total, here, w, W[row], flags, scratch)
             left = norms[row]
             for k in range(K):
                 left -= 2.0 * w[k] * C[i, k]
@@ -257,7 +314,8 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
 @compiled
 def _nnls(C, G, W):
     K = C.shape[1]
-    lower, index = np.empty((K, K)), np.empty(K, np.int64)
-    passive, wrong, every = np.empty(K, np.bool_), np.empty(K, np.bool_), np.ones(K, np.bool_)
+    scratch, passive, every = _scratch(K), np.empty(K, np.bool_), np.ones(K, np.bool_)
     for i in range(len(C)):
-        _solve_row(G, C[i], every, W[i], passive, wrong, lower, index)
+        for k in range(K):
+            passive[k] = C[i, k] > 0.0
+        _solve_row(G, C[i], every, passive, W[i], scratch)

@@ -67,6 +67,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 #: Columns worked on at a time: what a step touches stays in the first-level cache.
 COLUMNS = 512
+#: The same for products: rows are read in long stretches, as memory gives them fastest.
+_STRIP = 2048
 
 
 @compiled
@@ -75,68 +77,102 @@ def times(X, H, C):
     N, F = X.shape
     K = len(H)
     C[:] = 0.0
-    for first in range(0, F, COLUMNS):
-        last = min(F, first + COLUMNS)
-        i = 0
-        # Two rows by four components, or two: what is loaded is used several times.
-        while i + 2 <= N:
+    for first in range(0, F, _STRIP):
+        last = min(F, first + _STRIP)
+        n, i = last - first, 0
+        # Four rows by three components, or two: what is loaded is used several times, and four
+        # rows at once are what the memory gives most of.
+        while i + 4 <= N:
             x, y = X[i, first:last], X[i + 1, first:last]
+            z, u = X[i + 2, first:last], X[i + 3, first:last]
             k = 0
-            while k + 4 <= K:
-                h0, h1 = H[k, first:last], H[k + 1, first:last]
-                h2, h3 = H[k + 2, first:last], H[k + 3, first:last]
-                c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = 0.0
-                for j in range(len(x)):
-                    value, other = np.float64(x[j]), np.float64(y[j])
-                    c0 += value * h0[j]
-                    c1 += value * h1[j]
-                    c2 += value * h2[j]
-                    c3 += value * h3[j]
-                    d0 += other * h0[j]
-                    d1 += other * h1[j]
-                    d2 += other * h2[j]
-                    d3 += other * h3[j]
+            while K - k == 3 or K - k > 4:
+                h0, h1, h2 = H[k, first:last], H[k + 1, first:last], H[k + 2, first:last]
+                c0 = c1 = c2 = d0 = d1 = d2 = e0 = e1 = e2 = f0 = f1 = f2 = 0.0
+                for j in range(n):
+                    xj, yj = np.float64(x[j]), np.float64(y[j])
+                    zj, uj = np.float64(z[j]), np.float64(u[j])
+                    c0 += xj * h0[j]
+                    c1 += xj * h1[j]
+                    c2 += xj * h2[j]
+                    d0 += yj * h0[j]
+                    d1 += yj * h1[j]
+                    d2 += yj * h2[j]
+                    e0 += zj * h0[j]
+                    e1 += zj * h1[j]
+                    e2 += zj * h2[j]
+                    f0 += uj * h0[j]
+                    f1 += uj * h1[j]
+                    f2 += uj * h2[j]
                 C[i, k] += c0
                 C[i, k + 1] += c1
                 C[i, k + 2] += c2
-                C[i, k + 3] += c3
                 C[i + 1, k] += d0
                 C[i + 1, k + 1] += d1
                 C[i + 1, k + 2] += d2
-                C[i + 1, k + 3] += d3
-                k += 4
-            while k + 2 <= K:
+                C[i + 2, k] += e0
+                C[i + 2, k + 1] += e1
+                C[i + 2, k + 2] += e2
+                C[i + 3, k] += f0
+                C[i + 3, k + 1] += f1
+                C[i + 3, k + 2] += f2
+                k += 3
+            while K - k >= 2:
                 h0, h1 = H[k, first:last], H[k + 1, first:last]
-                c0 = c1 = d0 = d1 = 0.0
-                for j in range(len(x)):
-                    value, other = np.float64(x[j]), np.float64(y[j])
-                    c0 += value * h0[j]
-                    c1 += value * h1[j]
-                    d0 += other * h0[j]
-                    d1 += other * h1[j]
+                c0 = c1 = d0 = d1 = e0 = e1 = f0 = f1 = 0.0
+                for j in range(n):
+                    xj, yj = np.float64(x[j]), np.float64(y[j])
+                    zj, uj = np.float64(z[j]), np.float64(u[j])
+                    c0 += xj * h0[j]
+                    c1 += xj * h1[j]
+                    d0 += yj * h0[j]
+                    d1 += yj * h1[j]
+                    e0 += zj * h0[j]
+                    e1 += zj * h1[j]
+                    f0 += uj * h0[j]
+                    f1 += uj * h1[j]
                 C[i, k] += c0
                 C[i, k + 1] += c1
                 C[i + 1, k] += d0
                 C[i + 1, k + 1] += d1
+                C[i + 2, k] += e0
+                C[i + 2, k + 1] += e1
+                C[i + 3, k] += f0
+                C[i + 3, k + 1] += f1
                 k += 2
-            while k < K:
+            if k < K:
                 h = H[k, first:last]
-                c = d = 0.0
-                for j in range(len(x)):
-                    c += np.float64(x[j]) * h[j]
-                    d += np.float64(y[j]) * h[j]
-                C[i, k] += c
-                C[i + 1, k] += d
-                k += 1
-            i += 2
+                c0 = d0 = e0 = f0 = 0.0
+                for j in range(n):
+                    c0 += np.float64(x[j]) * h[j]
+                    d0 += np.float64(y[j]) * h[j]
+                    e0 += np.float64(z[j]) * h[j]
+                    f0 += np.float64(u[j]) * h[j]
+                C[i, k] += c0
+                C[i + 1, k] += d0
+                C[i + 2, k] += e0
+                C[i + 3, k] += f0
+            i += 4
         while i < N:
-            x = X[i, first:last]
-            for k in range(K):
-                h = H[k, first:last]
-                c = 0.0
-                for j in range(len(x)):
-                    c += np.float64(x[j]) * h[j]
-                C[i, k] += c
+            x, k = X[i, first:last], 0
+            while K - k >= 3:
+                h0, h1, h2 = H[k, first:last], H[k + 1, first:last], H[k + 2, first:last]
+                c0 = c1 = c2 = 0.0
+                for j in range(n):
+                    xj = np.float64(x[j])
+                    c0 += xj * h0[j]
+                    c1 += xj * h1[j]
+                    c2 += xj * h2[j]
+                C[i, k] += c0
+                C[i, k + 1] += c1
+                C[i, k + 2] += c2
+                k += 3
+            while k < K:
+                h, c0 = H[k, first:last], 0.0
+                for j in range(n):
+                    c0 += np.float64(x[j]) * h[j]
+                C[i, k] += c0
+                k += 1
             i += 1
 
 
@@ -159,22 +195,22 @@ def add_transposed_times(X, W, B):
     """B += WᵀX, (K, F)."""
     N, F = X.shape
     K = W.shape[1]
-    for first in range(0, F, COLUMNS):
-        last = min(F, first + COLUMNS)
-        i = 0
+    for first in range(0, F, _STRIP):
+        last = min(F, first + _STRIP)
+        n, i = last - first, 0
+        # As above, and by four components where that comes out even.
         while i + 4 <= N:
             x0, x1 = X[i, first:last], X[i + 1, first:last]
             x2, x3 = X[i + 2, first:last], X[i + 3, first:last]
             k = 0
-            # Four rows by four components, or two: what is loaded is used several times.
-            while k + 4 <= K:
+            while K - k == 4 or K - k > 6:
                 w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
                 u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
                 v0, v1, v2, v3 = W[i, k + 2], W[i + 1, k + 2], W[i + 2, k + 2], W[i + 3, k + 2]
                 t0, t1, t2, t3 = W[i, k + 3], W[i + 1, k + 3], W[i + 2, k + 3], W[i + 3, k + 3]
                 b, d = B[k, first:last], B[k + 1, first:last]
                 e, f = B[k + 2, first:last], B[k + 3, first:last]
-                for j in range(len(b)):
+                for j in range(n):
                     y0, y1 = np.float64(x0[j]), np.float64(x1[j])
                     y2, y3 = np.float64(x2[j]), np.float64(x3[j])
                     b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
@@ -182,34 +218,44 @@ def add_transposed_times(X, W, B):
                     e[j] += v0 * y0 + v1 * y1 + v2 * y2 + v3 * y3
                     f[j] += t0 * y0 + t1 * y1 + t2 * y2 + t3 * y3
                 k += 4
-            while k + 2 <= K:
+            while K - k >= 3:
                 w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
                 u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
-                b, d = B[k, first:last], B[k + 1, first:last]
-                for j in range(len(b)):
+                v0, v1, v2, v3 = W[i, k + 2], W[i + 1, k + 2], W[i + 2, k + 2], W[i + 3, k + 2]
+                b, d, e = B[k, first:last], B[k + 1, first:last], B[k + 2, first:last]
+                for j in range(n):
                     y0, y1 = np.float64(x0[j]), np.float64(x1[j])
                     y2, y3 = np.float64(x2[j]), np.float64(x3[j])
                     b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
                     d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
-                k += 2
-            while k < K:
+                    e[j] += v0 * y0 + v1 * y1 + v2 * y2 + v3 * y3
+                k += 3
+            if K - k == 2:
+                w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
+                u0, u1, u2, u3 = W[i, k + 1], W[i + 1, k + 1], W[i + 2, k + 1], W[i + 3, k + 1]
+                b, d = B[k, first:last], B[k + 1, first:last]
+                for j in range(n):
+                    y0, y1 = np.float64(x0[j]), np.float64(x1[j])
+                    y2, y3 = np.float64(x2[j]), np.float64(x3[j])
+                    b[j] += w0 * y0 + w1 * y1 + w2 * y2 + w3 * y3
+                    d[j] += u0 * y0 + u1 * y1 + u2 * y2 + u3 * y3
+            elif k < K:
                 w0, w1, w2, w3 = W[i, k], W[i + 1, k], W[i + 2, k], W[i + 3, k]
                 b = B[k, first:last]
-                for j in range(len(b)):
+                for j in range(n):
                     b[j] += (
                         w0 * np.float64(x0[j])
                         + w1 * np.float64(x1[j])
                         + w2 * np.float64(x2[j])
                         + w3 * np.float64(x3[j])
                     )
-                k += 1
             i += 4
         while i < N:
             x = X[i, first:last]
             for k in range(K):
                 w = W[i, k]
                 b = B[k, first:last]
-                for j in range(len(b)):
+                for j in range(n):
                     b[j] += w * np.float64(x[j])
             i += 1
 
