@@ -151,6 +151,8 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
 
 def _span(rows: torch.Tensor, most: int) -> torch.Tensor:
     """Orthonormal directions of what rows of length 1, or less, span."""
-    _, lengths, found = torch.linalg.svd(rows, full_matrices=False)
-    basis: torch.Tensor = found[: int((lengths[:most] > _NEGLIGIBLE).sum())]
+    # Long rows are turned into short ones first.
+    across, short = torch.linalg.qr(rows.T)
+    _, lengths, found = torch.linalg.svd(short.T, full_matrices=False)
+    basis: torch.Tensor = found[: int((lengths[:most] > _NEGLIGIBLE).sum())] @ across.T
     return basis

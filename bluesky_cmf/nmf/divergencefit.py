@@ -254,14 +254,15 @@ class DivergenceFit(Fit):
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Reweighted:
         return Reweighted(X, H, self.rules, floor=self._floor, held=held)
 
-    def _sweeps(
+    def sweeps(
         self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
     ) -> Sweeps:
+        """Begin a descent from components, and from weights where they are given."""
         return ReweightedSweeps(cast(Blocks, X), H, self.rules, floor=self._floor, held=held, W=W)
 
     def _descend_bounded(self) -> None:
         # A step on the components reads all rows.
         pass
 
-    def _settle(self, challenger: Factorization) -> None:
-        pass
+    def settle(self, challenger: Factorization) -> None:
+        """Leave a challenger as it is: a descent reads all rows."""

@@ -8,12 +8,13 @@ import torch
 from .blocks import Blocks
 from .compressed import Compressed, compress, compress_by_steps, directions, pays
 from .factors import Factors
-from .fit import FINALISTS, MARGIN, MAX_SWEEPS, STEP_WORK, TOL, Fit
+from .fit import TOL, Fit
 from .graphed import GraphedEvent
 from .heldproducts import HeldProducts
 from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
+from .search import FINALISTS, MARGIN, MAX_SWEEPS
 from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
@@ -46,7 +47,7 @@ class LeastSquares(Fit):
             exact = super().follow()
             self._shaped = uses_graphs(self.X.device) and not self.factors.shapeless()
             return exact
-        self.settled = False
+        self.search.settled = False
         if self._graphed is None or self._graphed.factors is not self.factors:
             self._graphed = GraphedEvent(self.factors, self._window)
         n = len(self.factors)
@@ -55,7 +56,7 @@ class LeastSquares(Fit):
         self._graphed(start)
         # A look waits for the device. With the alarm on, events go the other way and search.
         if n % self._look_every == 0 and self.sampled:
-            self._alarm.raised(n + 1, self.factors.unexplained(n, n + 1))
+            self.search.alarm.raised(n + 1, self.factors.unexplained(n, n + 1))
         return False
 
     @property
@@ -75,7 +76,7 @@ class LeastSquares(Fit):
             and rules.extrapolable
             and not rules.penalised
             and self._shaped
-            and not self._alarm.on
+            and not self.search.alarm.on
             and len(factors) > self._window
             and len(self.X) == len(factors) + 1
         )
@@ -83,9 +84,10 @@ class LeastSquares(Fit):
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
         return Factors(X, H, self.rules, held=held, products=self._shared(X))
 
-    def _sweeps(
+    def sweeps(
         self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
     ) -> Sweeps:
+        """Begin a descent from components, and from weights where they are given."""
         if self.rules.extrapolable:
             return Extrapolation(X, H, self.rules, W=W)
         # Only what is extrapolable is ever compressed.
@@ -97,11 +99,12 @@ class LeastSquares(Fit):
         standing = getattr(self, "factors", None)
         return None if standing is None or standing.X is not X else standing.products
 
-    def _compressed(self, sample: Blocks) -> Generator[None, None, Data]:
+    def compressed(self, sample: Blocks, *, work: int) -> Generator[None, None, Data]:
+        """Give a form of some rows that sweeps go over fast, in small steps."""
         if not self.rules.extrapolable or not pays(sample):
             return sample
         H, B = self.factors.H, self.factors.B
-        compressed = yield from compress_by_steps(sample, H, B, work=STEP_WORK)
+        compressed = yield from compress_by_steps(sample, H, B, work=work)
         return compressed
 
     def _descend_bounded(self) -> None:
@@ -133,11 +136,11 @@ class LeastSquares(Fit):
 
     def _polish(self, H: torch.Tensor) -> bool:
         """Sweep on what is compressed around the fit, until the exact objective stays."""
-        self._take(self._challenger(H), anyway=True)
+        self.take(self.challenger(H), anyway=True)
         for _ in range(_COMPRESSIONS):
             factors, before = self.factors, self.objective
             found = self._end(self._all_compressed(), factors.H, W=factors.W.tensor())
-            self._take(self._challenger(found.H))
+            self.take(self.challenger(found.H))
             if before - self.objective <= max(TOL * before, LOST * self.X.half_norm):
                 return True
         return False

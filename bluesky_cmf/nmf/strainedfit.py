@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import torch
 
 from .blocks import Blocks
 from .families import Family, Tables
-from .fit import FINALISTS, MARGIN, MAX_SWEEPS, TOL, Fit
+from .fit import TOL, Fit
 from .rows import Rows
 from .rules import Rules
+from .search import FINALISTS, MARGIN, MAX_SWEEPS
 from .seeds import data_seeds
 from .strainedfactors import StrainedFactors
 from .strainedrows import Seen
@@ -165,8 +167,10 @@ class StrainedFit(Fit):
     ) -> None:
         self.tables = Tables(H, rules.free, dict(families))
         self._seen = Seen(self.tables, device=X.device)
-        #: Of the rows that a search goes over: products, weights and strains.
-        self._sampled: tuple[Seen, torch.Tensor, torch.Tensor] | None = None
+        #: Of copies of some rows that a search goes over: products, weights and strains.
+        self._sampled: WeakKeyDictionary[Data, tuple[Seen, torch.Tensor, torch.Tensor]] = (
+            WeakKeyDictionary()
+        )
         known = [column for column in strains if column is not None]
         self._known = torch.stack(known, 1) if len(known) == len(families) else None
         super().__init__(X, H, rules, seed=seed, held=held)
@@ -189,19 +193,20 @@ class StrainedFit(Fit):
         rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
         sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         sample.append(self.X.take(rows))
-        held = self._held_of(rows)
-        trials = [self._sweeps(sample, start, held=held) for start in self._starts(sample, H)]
+        self.note_sample(sample, rows)
+        held = self.held_of(rows)
+        trials = [self.sweeps(sample, start, held=held) for start in self.starts(sample, H)]
         for trial in trials:
             trial.descend(max_sweeps=_TRIAL_SWEEPS, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
         ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
-        found = self._begin(min(ends, key=lambda end: end.objective).H)
-        own = self._begin(H)
+        found = self.begin(min(ends, key=lambda end: end.objective).H)
+        own = self.begin(H)
         for descent in (found, own):
             descent.descend(max_sweeps=_TRIAL_SWEEPS, tol=TOL)
         ahead = own.curve[-1] < (1 - MARGIN) * found.curve[-1]
         best = (own if ahead else found).descend(max_sweeps=MAX_SWEEPS, tol=TOL)
-        self._take(self._challenger(best.H), anyway=True)
+        self.take(self.challenger(best.H), anyway=True)
         return best.converged
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> StrainedFactors:
@@ -217,39 +222,39 @@ class StrainedFit(Fit):
             anchors=None if standing is None else standing.anchors,
         )
 
-    def _sweeps(
+    def sweeps(
         self, X: Data, H: torch.Tensor, *, held: Rows | None, W: torch.Tensor | None = None
     ) -> Sweeps:
+        """Begin a descent from components, and from weights where they are given."""
         blocks = cast(Blocks, X)
-        if blocks is self.X or self._sampled is None:
+        if blocks not in self._sampled:
             return StrainedSweeps(self._factors(blocks, H, held))
-        seen, _, strains = self._sampled
+        seen, _, strains = self._sampled[blocks]
         return StrainedSweeps(
             StrainedFactors(
                 blocks, H, self.rules, tables=self.tables, seen=seen, held=held, like=strains
             )
         )
 
-    def _starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor]:
+    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor]:
         """Seed from the data as they were without strain, as far as it is known."""
-        if X is self.X or self._sampled is None:
+        if X not in self._sampled:
             n = len(self.factors)
             W, strains = self.factors.W.tensor()[:n], self.factors.strains.tensor()
             W = W[:, self.tables.strained]
         else:
-            _, W, strains = self._sampled
+            _, W, strains = self._sampled[X]
         unstrained = Unstrained(cast(Blocks, X), self.tables, H, W, strains)
         return data_seeds(unstrained, H, self.rules.free, seed=self.seed)
 
-    def _held_of(self, rows: torch.Tensor) -> Rows | None:
-        # The rows of a sample start from the strains that they have.
+    def note_sample(self, sample: Blocks, rows: torch.Tensor) -> None:
+        """Keep the strains that some rows have, which sweeps over a copy of them start from."""
         factors = self.factors
-        self._sampled = (
+        self._sampled[sample] = (
             Seen(self.tables, device=self.X.device),
             factors.W.tensor()[rows][:, self.tables.strained],
             factors.strains.tensor()[rows],
         )
-        return super()._held_of(rows)
 
     def _descend_bounded(self) -> None:
         # The statistics stand for all rows.

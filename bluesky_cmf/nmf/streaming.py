@@ -256,7 +256,7 @@ class StreamingNMF:
     @property
     def settled(self) -> bool:
         """Whether `improve` has come to its end, or to that of its budget where they are few."""
-        return not self._changed and (not self._components.free or self._fit.settled)
+        return not self._changed and (not self._components.free or self._fit.search.settled)
 
     def improve(self, budget: float, *, interrupted: Callable[[], bool] | None = None) -> bool:
         """Look for a better fit: from where the fit stands, and from other starts.
@@ -286,7 +286,7 @@ class StreamingNMF:
         # What is to be improved on is the fit of what is there now.
         if self._result is None or self._changed:
             self.refit()
-        found = self._fit.improve(Deadline(started + budget, interrupted))
+        found = self._fit.search.improve(Deadline(started + budget, interrupted))
         if found:
             self._exact = not self._fit.sampled
             self._publish(started, self._fit.objective, converged=False)

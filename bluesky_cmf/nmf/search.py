@@ -1,0 +1,214 @@
+"""Look for a better fit between events, in small steps: from the fit that stands, and elsewhere."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .alarm import Alarm
+from .blocks import Blocks
+from .deadline import Deadline
+from .factorization import Factorization
+from .results import relative
+from .rows import Rows
+from .sweeps import Data, Descent, Sweeps
+
+if TYPE_CHECKING:
+    from .fit import Fit
+
+__all__ = ["FINALISTS", "MARGIN", "MAX_SWEEPS", "STEP_WORK", "Search"]
+
+#: How many of the starts go on.
+FINALISTS = 3
+#: How much worse than the fit that stands a start may be after its trial and still be followed.
+_PROMISING = 1.1
+#: Most sweeps of a descent, and the relative decrease over 20 sweeps that ends it between events.
+MAX_SWEEPS, _TOL = 2000, 1e-4
+#: What a start that depends on the history must win by: within this the data's own start is
+#: taken, so that the end does not depend on timing.
+MARGIN = 2e-4
+#: Multiply-adds of one step of a search that goes with an event, and of one in idle time.
+STEP_WORK, _IDLE_STEP_WORK = 600_000, 6_000_000
+#: Growth of the data that makes it worth following the fit anew in idle time, before anything
+#: else; and that makes what was begun earlier not worth going on with.
+_OUTDATED, _STALE = 1.002, 1.02
+#: Rows that set the standard for those that come after a search.
+_LATEST = 64
+
+#: Work in small steps: None while it goes on, factors where there are some to be compared.
+Steps = Generator[Factorization | None, None, None]
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """Some of the first ``n`` rows, and the objectives to beat: on them, and on all rows."""
+
+    n: int
+    data: Data
+    held: Rows | None
+    found: float
+    before: float
+
+
+class Search:
+    """What goes on between events for a fit: a search without end, that rows may join.
+
+    It goes in rounds. First sweeps over some of the rows follow the fit from where it stands, and
+    what they lead to is held against it on all of them. Then other starts are tried in the same
+    way, all for a few sweeps, the best of them for more.
+
+    Parameters
+    ----------
+    fit : Fit
+        What is to be improved.
+
+    Attributes
+    ----------
+    alarm : Alarm
+        Whether events are to search elsewhere too.
+    settled : bool
+        Whether the search has come to its end for the rows so far.
+    """
+
+    def __init__(self, fit: "Fit") -> None:
+        self.alarm, self.settled = Alarm(), False
+        self._fit = fit
+        #: What is under way from where the fit stands, and from elsewhere; where that may begin.
+        self._near: Steps | None = None
+        self._far: Steps | None = None
+        self._ground: _Ground | None = None
+        #: Rows when each of them was begun.
+        self._near_rows = self._far_rows = 0
+        self._step_work = STEP_WORK
+
+    def improve(self, deadline: Deadline) -> bool:
+        """Look for a better fit until the deadline; tell whether one was found and taken."""
+        fit = self._fit
+        if not fit.sampled:
+            found = self._explore(deadline)
+            # What was interrupted is begun anew at the next event.
+            self.settled = True
+            if found.objective >= (1 - MARGIN) * fit.objective:
+                return False
+            return fit.take(fit.challenger(found.H))
+        adopted = False
+        while not self.settled and not deadline.passed:
+            adopted = self.step(idle=True) or adopted
+        return adopted
+
+    def step(self, *, idle: bool = False) -> bool:
+        """Take one small step of a round; tell whether it has led to a better fit.
+
+        With an event, starts from elsewhere wait for the alarm; in idle time they have their turn
+        as soon as the fit that stands is followed.
+        """
+        self._step_work = _IDLE_STEP_WORK if idle else STEP_WORK
+        challenger = next(self._chosen(idle=idle), None)
+        return challenger is not None and self._fit.take(challenger)
+
+    def _chosen(self, *, idle: bool) -> Steps:
+        """Tell what to go on with."""
+        n, ground = len(self._fit.X), self._ground
+        if idle and n > _STALE * self._near_rows:
+            self._near = None
+        if self._near is None and not (idle and n > _OUTDATED * self._near_rows):
+            fresh = ground is not None and n <= _STALE * ground.n
+            if self._far is None and ground is not None and fresh and (idle or self.alarm.on):
+                self._far, self._ground = self._elsewhere(ground), None
+            if self._far is not None:
+                return self._far
+        if self._near is None:
+            self._near = self._follow()
+        return self._near
+
+    def _explore(self, deadline: Deadline) -> Descent:
+        """Go on from where the fit stands, try other starts, and follow the best of them."""
+        fit = self._fit
+        H, W = fit.factors.H, fit.factors.W.tensor()
+        third = deadline.earlier(1 / 3)
+        own = fit.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=_TOL, deadline=third)
+        best: Sweeps | None = None
+        for start in fit.starts(fit.X, H):
+            if deadline.passed:
+                break
+            trial = fit.begin(start)
+            trial.descend(max_sweeps=fit.trial_sweeps, tol=0.0, deadline=deadline)
+            if best is None or trial.curve[-1] < best.curve[-1]:
+                best = trial
+        if best is None or best.curve[-1] > _PROMISING * own.objective:
+            best = fit.begin(own.H)
+        end = best.descend(max_sweeps=MAX_SWEEPS, tol=_TOL, deadline=deadline)
+        return min(own, end, key=lambda found: found.objective)
+
+    def _follow(self) -> Steps:
+        """Sweep over some rows from the fit that stands, and hold the end against it."""
+        fit = self._fit
+        self._near_rows = n = len(fit.factors)
+        before = fit.objective
+        data, held = yield from self._sample(n)
+        own = fit.sweeps(data, fit.factors.H, held=held)
+        yield from _sweep_on(own, fit.trial_sweeps)
+        yield from self._challenge(own.H)
+        self._ground = _Ground(n, data, held, own.curve[-1], before)
+        if n > _STALE * self._far_rows:
+            self._far = None
+        self._near = None
+
+    def _elsewhere(self, ground: _Ground) -> Steps:
+        """Try other starts on some rows, and hold the end of the best against the fit."""
+        fit = self._fit
+        self._far_rows = ground.n
+        third = max(1, fit.trial_sweeps // 3)
+        trials: list[Sweeps] = []
+        for start in fit.starts(ground.data, fit.factors.H):
+            trials.append(fit.sweeps(ground.data, start, held=ground.held))
+            yield from _sweep_on(trials[-1], third)
+        for count in (FINALISTS, 1):
+            trials = sorted(trials, key=lambda trial: trial.curve[-1])[:count]
+            for trial in trials:
+                yield from _sweep_on(trial, third)
+        best = trials[0]
+        if best.curve[-1] < (1 - MARGIN) * ground.found:
+            yield from _sweep_on(best, fit.trial_sweeps)
+            yield from self._challenge(best.H)
+        self._far = None
+        self.settled = ground.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
+        # The standard is set by what was searched: what has come since may be unexplained.
+        left = fit.factors.unexplained(max(0, ground.n - _LATEST), ground.n)
+        self.alarm.quiet(ground.n, left)
+
+    def _sample(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
+        """Copy some of ``n`` rows: at even distances, and those that are explained worst."""
+        fit = self._fit
+        even = torch.linspace(0, n - 1, fit.sample).long()
+        left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
+        worst = left.topk(min(n, fit.sample // 2)).indices.cpu()
+        rows = torch.unique(torch.cat([even[::2], worst]))
+        sample = Blocks(fit.X.n_features, dtype=fit.X.dtype, device=fit.X.device)
+        while len(sample) < len(rows):
+            count = max(1, self._step_work // (8 * fit.X.n_features))
+            sample.append(fit.X.take(rows[len(sample) : len(sample) + count]))
+            yield None
+        fit.note_sample(sample, rows)
+        data = yield from fit.compressed(sample, work=self._step_work)
+        return data, fit.held_of(rows)
+
+    def _challenge(self, H: torch.Tensor) -> Steps:
+        """Hold components against the fit that stands, on all the data."""
+        fit = self._fit
+        challenger = fit.new_challenger(H)
+        challenger.follow(max(1, self._step_work // H.numel()))
+        while len(challenger) < len(fit.factors):
+            # Rows may arrive in the meantime.
+            yield None
+            challenger.follow(max(1, self._step_work // H.numel()))
+        fit.settle(challenger)
+        yield challenger
+
+
+def _sweep_on(state: Sweeps, count: int) -> Steps:
+    """Sweep, one by one."""
+    for _ in range(count):
+        state.sweep(1)
+        yield None
