@@ -1,0 +1,148 @@
+"""The search between events: what comes first, what waits, and what goes on later."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from bluesky_cmf.nmf import blocks, fit, search
+from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.fit import Fit
+from bluesky_cmf.nmf.leastsquares import LeastSquares
+from bluesky_cmf.nmf.rules import Rules
+
+F, N = 120, 1000
+PHASES = np.exp(-0.5 * ((np.arange(F) - np.array([[20.0], [50.0], [60.0], [90.0]])) / 9) ** 2)
+
+
+def patterns(n: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    t = np.linspace(0, 1, n)[:, None]
+    weights = np.exp(-(((t - [0.0, 0.3, 0.6, 1.0]) / 0.3) ** 2)) * random.uniform(0.8, 1.2, (n, 4))
+    return (weights @ PHASES + 0.01 * random.random((n, F))).astype("f4")
+
+
+@pytest.fixture(autouse=True)
+def _many_is_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(blocks, "_FIRST_ROWS", 64)
+    monkeypatch.setattr(fit.Fit, "sample", 64)
+    monkeypatch.setattr(fit.Fit, "trial_sweeps", 9)
+    monkeypatch.setattr(fit.Fit, "all_rows", 40 * F * 4)
+    monkeypatch.setattr(search, "STEP_WORK", 16 * F * 4)
+    monkeypatch.setattr(search, "_IDLE_STEP_WORK", 160 * F * 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def begun(X: np.ndarray) -> LeastSquares:
+    rows = Blocks(F, dtype=torch.float32, device=torch.device("cpu"))
+    rows.append(X)
+    H = torch.zeros(4, F, dtype=torch.float64)
+    H[0] = torch.tensor(PHASES[0])
+    found = LeastSquares(rows, H, Rules((1, 2, 3)), seed=0)
+    found.follow()
+    return found
+
+
+def idle_steps_to_a_better_fit(found: Fit, most: int = 10_000) -> int:
+    for count in range(1, most):
+        if found.search.step(idle=True):
+            return count
+    raise AssertionError("no better fit was found")
+
+
+def counted_starts(found: Fit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many rows there are, each time that other starts are asked for."""
+    asked: list[int] = []
+    starts = found.starts
+
+    def noted(X: object, H: torch.Tensor) -> Iterator[torch.Tensor]:
+        asked.append(len(found.X))
+        return starts(X, H)
+
+    monkeypatch.setattr(found, "starts", noted)
+    return asked
+
+
+def test_idle_time_follows_the_fit_before_it_tries_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(N))
+    asked = counted_starts(found, monkeypatch)
+    first = idle_steps_to_a_better_fit(found)
+    assert asked == []
+    for _ in range(15):
+        found.search.step(idle=True)
+    assert asked == [N]
+
+    # Other starts are under way; a few patterns come that the fit has not been brought up to.
+    found.X.append(patterns(N // 100, seed=3))
+    found.follow()
+    again = idle_steps_to_a_better_fit(found)
+
+    assert again <= first + 2
+    assert asked == [N]
+
+
+def test_starts_that_waited_for_the_fit_to_be_followed_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(N))
+    asked = counted_starts(found, monkeypatch)
+    while not asked:
+        found.search.step(idle=True)
+    found.X.append(patterns(N // 100, seed=3))
+    found.follow()
+    idle_steps_to_a_better_fit(found)
+
+    # They come to their end, and only then others are begun for the rows that are there now.
+    count = 0
+    while len(asked) == 1 and not found.search.settled:
+        found.search.step(idle=True)
+        count += 1
+    assert count > 20
+
+    assert asked[1:] in ([], [N + N // 100])
+
+
+def test_what_was_begun_long_ago_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = begun(patterns(N))
+    asked = counted_starts(found, monkeypatch)
+    while not asked:
+        found.search.step(idle=True)
+    found.X.append(patterns(N // 10, seed=4))
+    found.follow()
+    idle_steps_to_a_better_fit(found)
+
+    for _ in range(3):
+        found.search.step(idle=True)
+
+    assert asked == [N, N + N // 10]
+
+
+def test_idle_steps_are_larger_than_those_that_go_with_events() -> None:
+    X = patterns(N)
+    idle, beside = begun(X), begun(X)
+
+    count = 1
+    while not beside.search.step():
+        count += 1
+
+    assert 2 * idle_steps_to_a_better_fit(idle) < count
+
+
+def test_a_search_ends_where_no_patterns_come() -> None:
+    found = begun(patterns(N))
+
+    for _ in range(20_000):
+        if found.search.settled:
+            break
+        found.search.step(idle=True)
+
+    assert found.search.settled
+    found.X.append(patterns(1))
+    found.follow()
+    assert not found.search.settled
