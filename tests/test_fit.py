@@ -39,7 +39,7 @@ def _many_is_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Some hundreds of patterns go the way of many thousands."""
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 64)
     monkeypatch.setattr(fit.Fit, "sample", 64)
-    monkeypatch.setattr(fit.Fit, "trial_sweeps", 6)
+    monkeypatch.setattr(fit.Fit, "trial_sweeps", 12)
     monkeypatch.setattr(fit, "_WINDOW_WORK", 8 * F * 4)
     monkeypatch.setattr(fit.Fit, "all_rows", 40 * F * 4)
     monkeypatch.setattr(compressed, "_FEW_ROWS", 32)
@@ -236,7 +236,7 @@ def test_without_numba_torch_follows_the_same_way(monkeypatch: pytest.MonkeyPatc
 
 def quiet_alarm(level: float) -> Alarm:
     alarm = Alarm()
-    alarm.quiet(1000, level)
+    alarm.quiet(1000, level, gained=True)
     assert not any(alarm.raised(1000 + n, level) for n in range(100))
     return alarm
 
@@ -246,7 +246,7 @@ def test_a_jump_of_the_residual_raises_the_alarm_until_a_search_is_through() -> 
 
     assert any(alarm.raised(1100, 0.1) for _ in range(10))
     assert alarm.raised(1110, 0.01)
-    alarm.quiet(1110, 0.01)
+    alarm.quiet(1110, 0.01, gained=True)
     # What is usual lately is forgotten within some patterns.
     assert not [alarm.raised(1111, 0.01) for _ in range(100)][-1]
 
@@ -260,9 +260,20 @@ def test_one_bad_pattern_raises_no_alarm_of_its_own_that_stays() -> None:
 def test_patterns_that_are_merely_noisier_raise_one_alarm() -> None:
     alarm = quiet_alarm(0.01)
     assert any(alarm.raised(1100, 0.05) for _ in range(10))
-    alarm.quiet(1200, 0.05)
+    alarm.quiet(1200, 0.05, gained=True)
 
     assert not any(alarm.raised(1200 + n, 0.05) for n in range(200))
+
+
+def test_jumps_that_a_search_finds_nothing_in_must_be_larger_the_next_time() -> None:
+    alarm = quiet_alarm(0.01)
+    assert any(alarm.raised(1100, 0.012) for _ in range(100))
+    alarm.quiet(1100, 0.012, gained=False)
+
+    assert not any(alarm.raised(1101, 0.012 * 1.15) for _ in range(100))
+    assert any(alarm.raised(1102, 0.024) for _ in range(20))
+    alarm.quiet(1102, 0.024, gained=True)
+    assert any(alarm.raised(1103, 0.024 * 1.15) for _ in range(100))
 
 
 def test_growth_raises_the_alarm() -> None:

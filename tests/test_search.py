@@ -146,3 +146,21 @@ def test_a_search_ends_where_no_patterns_come() -> None:
     found.X.append(patterns(1))
     found.follow()
     assert not found.search.settled
+
+
+def test_events_alone_try_elsewhere_though_the_data_have_grown_in_the_meantime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = patterns(400)
+    found = begun(X[:200])
+    asked = counted_starts(found, monkeypatch)
+
+    calm = 0
+    for row in X[200:]:
+        found.X.append(row[None])
+        found.follow()
+        calm += not found.search.alarm.on
+
+    # Following the fit alone takes longer than the data need to grow by a part that matters.
+    assert asked and asked[0] > 1.05 * 200
+    assert calm > 0

@@ -2,8 +2,9 @@
 
 __all__ = ["Alarm"]
 
-#: How much more than usual of the patterns is left unexplained in a jump.
-_JUMP = 1.1
+#: How much more than usual of the patterns is left unexplained in a jump; and at most, where
+#: jumps have turned out to be nothing that a search finds.
+_JUMP, _JUMP_AT_MOST = 1.1, 1.4
 #: How much more than lately one pattern counts for, at most.
 _MOST = 2.0
 #: Events over which what is left lately, and usually, is averaged.
@@ -23,6 +24,7 @@ class Alarm:
         self._lately = self._usually = 0.0
         self._events = self._searched = 0
         self._on = False
+        self._jump = _JUMP
 
     @property
     def on(self) -> bool:
@@ -36,14 +38,18 @@ class Alarm:
             # One pattern that has gone wrong is no jump.
             left = min(left, _MOST * self._lately)
         self._lately += (left - self._lately) / min(self._events, _LATELY)
-        if self._lately > _JUMP * self._usually > 0 or n_patterns > _GROWTH * self._searched:
+        if self._lately > self._jump * self._usually > 0 or n_patterns > _GROWTH * self._searched:
             self._on = True
         if not self._on:
             self._usually += (self._lately - self._usually) / min(self._events, _USUALLY)
         return self._on
 
-    def quiet(self, n_patterns: int, left: float) -> None:
-        """Note that a search over so many patterns is through, and what it leaves of the latest."""
+    def quiet(self, n_patterns: int, left: float, *, gained: bool) -> None:
+        """Note that a search over so many patterns is through, and what it leaves of the latest.
+
+        Where it has gained next to nothing, the next one waits for a larger jump, or for growth.
+        """
         self._on, self._searched = False, n_patterns
+        self._jump = _JUMP if gained else min(_JUMP_AT_MOST, 2 * self._jump - 1)
         self._lately = self._usually = left
         self._events = _USUALLY

@@ -33,6 +33,8 @@ STEP_WORK, _IDLE_STEP_WORK = 600_000, 6_000_000
 #: Growth of the data that makes it worth following the fit anew in idle time, before anything
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
+#: Part of the objective that a round must gain for events to be as wakeful as before.
+_GAIN = 0.01
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -42,9 +44,13 @@ Steps = Generator[Factorization | None, None, None]
 
 @dataclass(frozen=True)
 class _Ground:
-    """Some of the first ``n`` rows, and the objectives to beat: on them, and on all rows."""
+    """Some of the first ``n`` rows, and the objectives to beat: on them, and on all rows.
+
+    There were ``until`` rows when it had been found what is to be beaten.
+    """
 
     n: int
+    until: int
     data: Data
     held: Rows | None
     found: float
@@ -81,6 +87,8 @@ class Search:
         #: Rows when each of them was begun.
         self._near_rows = self._far_rows = 0
         self._step_work = STEP_WORK
+        #: Largest part of the objective that was gained at once since other starts were tried.
+        self._gain = 0.0
 
     def improve(self, deadline: Deadline) -> bool:
         """Look for a better fit until the deadline; tell whether one was found and taken."""
@@ -105,7 +113,13 @@ class Search:
         """
         self._step_work = _IDLE_STEP_WORK if idle else STEP_WORK
         challenger = next(self._chosen(idle=idle), None)
-        return challenger is not None and self._fit.take(challenger)
+        if challenger is None:
+            return False
+        before = self._fit.objective
+        adopted = self._fit.take(challenger)
+        if adopted and before > 0:
+            self._gain = max(self._gain, 1 - self._fit.objective / before)
+        return adopted
 
     def _chosen(self, *, idle: bool) -> Steps:
         """Tell what to go on with."""
@@ -113,7 +127,7 @@ class Search:
         if idle and n > _STALE * self._near_rows:
             self._near = None
         if self._near is None and not (idle and n > _OUTDATED * self._near_rows):
-            fresh = ground is not None and n <= _STALE * ground.n
+            fresh = ground is not None and n <= _STALE * ground.until
             if self._far is None and ground is not None and fresh and (idle or self.alarm.on):
                 self._far, self._ground = self._elsewhere(ground), None
             if self._far is not None:
@@ -150,7 +164,7 @@ class Search:
         own = fit.sweeps(data, fit.factors.H, held=held)
         yield from _sweep_on(own, fit.trial_sweeps)
         yield from self._challenge(own.H)
-        self._ground = _Ground(n, data, held, own.curve[-1], before)
+        self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
         if n > _STALE * self._far_rows:
             self._far = None
         self._near = None
@@ -176,7 +190,8 @@ class Search:
         self.settled = ground.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
         # The standard is set by what was searched: what has come since may be unexplained.
         left = fit.factors.unexplained(max(0, ground.n - _LATEST), ground.n)
-        self.alarm.quiet(ground.n, left)
+        self.alarm.quiet(ground.n, left, gained=self._gain > _GAIN)
+        self._gain = 0.0
 
     def _sample(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
         """Copy some of ``n`` rows: at even distances, and those that are explained worst."""
