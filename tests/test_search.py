@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_cmf.nmf import blocks, fit, search
+from bluesky_cmf.nmf import blocks, fit
 from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.factorization import Factorization
 from bluesky_cmf.nmf.fit import Fit
 from bluesky_cmf.nmf.leastsquares import LeastSquares
 from bluesky_cmf.nmf.rules import Rules
@@ -29,8 +30,8 @@ def _many_is_few(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fit.Fit, "sample", 64)
     monkeypatch.setattr(fit.Fit, "trial_sweeps", 9)
     monkeypatch.setattr(fit.Fit, "all_rows", 40 * F * 4)
-    monkeypatch.setattr(search, "STEP_WORK", 16 * F * 4)
-    monkeypatch.setattr(search, "_IDLE_STEP_WORK", 160 * F * 4)
+    monkeypatch.setattr(LeastSquares, "step_work", 16 * F * 4)
+    monkeypatch.setattr(LeastSquares, "idle_step_work", 160 * F * 4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -164,3 +165,19 @@ def test_events_alone_try_elsewhere_though_the_data_have_grown_in_the_meantime(
     # Following the fit alone takes longer than the data need to grow by a part that matters.
     assert asked and asked[0] > 1.05 * 200
     assert calm > 0
+
+
+def no_memory(H: torch.Tensor) -> Factorization:
+    raise MemoryError
+
+
+def test_a_step_that_fails_ends_nothing_but_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = begun(patterns(N))
+    for _ in range(3):
+        found.search.step(idle=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(found, "new_challenger", no_memory)
+        with pytest.raises(MemoryError):
+            idle_steps_to_a_better_fit(found)
+
+    assert idle_steps_to_a_better_fit(found) < 100

@@ -52,6 +52,9 @@ class Fit:
     passes = (4, 2)
     #: Rows on which starts are tried, where there are many, and sweeps that tell them apart.
     sample, trial_sweeps = 512, 30
+    #: Multiply-adds of one step of a search that goes with an event, and of one in idle time,
+    #: which is to take no more than a few milliseconds.
+    step_work = idle_step_work = 600_000
 
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None

@@ -30,6 +30,8 @@ class LeastSquares(Fit):
 
     factors: Factors
 
+    idle_step_work = 6_000_000
+
     #: Older rows that an event on a device solves anew, and events between two looks at it.
     _window, _look_every = 64, 64
 

@@ -17,7 +17,7 @@ from .sweeps import Data, Descent, Sweeps
 if TYPE_CHECKING:
     from .fit import Fit
 
-__all__ = ["FINALISTS", "MARGIN", "MAX_SWEEPS", "STEP_WORK", "Search"]
+__all__ = ["FINALISTS", "MARGIN", "MAX_SWEEPS", "Search"]
 
 #: How many of the starts go on.
 FINALISTS = 3
@@ -28,8 +28,6 @@ MAX_SWEEPS, _TOL = 2000, 1e-4
 #: What a start that depends on the history must win by: within this the data's own start is
 #: taken, so that the end does not depend on timing.
 MARGIN = 2e-4
-#: Multiply-adds of one step of a search that goes with an event, and of one in idle time.
-STEP_WORK, _IDLE_STEP_WORK = 600_000, 6_000_000
 #: Growth of the data that makes it worth following the fit anew in idle time, before anything
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
@@ -86,7 +84,7 @@ class Search:
         self._ground: _Ground | None = None
         #: Rows when each of them was begun.
         self._near_rows = self._far_rows = 0
-        self._step_work = STEP_WORK
+        self._step_work = fit.step_work
         #: Largest part of the objective that was gained at once since other starts were tried.
         self._gain = 0.0
 
@@ -111,8 +109,13 @@ class Search:
         With an event, starts from elsewhere wait for the alarm; in idle time they have their turn
         as soon as the fit that stands is followed.
         """
-        self._step_work = _IDLE_STEP_WORK if idle else STEP_WORK
-        challenger = next(self._chosen(idle=idle), None)
+        self._step_work = self._fit.idle_step_work if idle else self._fit.step_work
+        try:
+            challenger = next(self._chosen(idle=idle), None)
+        except BaseException:
+            # What has raised would neither go on nor end.
+            self._near = self._far = None
+            raise
         if challenger is None:
             return False
         before = self._fit.objective
