@@ -276,6 +276,15 @@ def test_jumps_that_a_search_finds_nothing_in_must_be_larger_the_next_time() -> 
     assert any(alarm.raised(1103, 0.024 * 1.15) for _ in range(100))
 
 
+def test_growth_that_leads_to_nothing_leaves_events_as_wakeful_as_they_were() -> None:
+    alarm = quiet_alarm(0.01)
+    assert alarm.raised(1501, 0.01)
+    alarm.quiet(1501, 0.01, gained=False)
+    alarm.quiet(1502, 0.01, gained=False)
+
+    assert any(alarm.raised(1503, 0.0115) for _ in range(100))
+
+
 def test_growth_raises_the_alarm() -> None:
     alarm = quiet_alarm(0.01)
 

@@ -167,6 +167,28 @@ def test_events_alone_try_elsewhere_though_the_data_have_grown_in_the_meantime(
     assert calm > 0
 
 
+def test_an_alarm_ends_what_was_begun_before_the_data_that_raised_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(N))
+    asked = counted_starts(found, monkeypatch)
+    found.search.alarm.quiet(N, 0.01, gained=True)
+    while not asked:
+        found.search.step(idle=True)
+
+    # Idle time is over, other starts wait; what comes now is unlike what they know of.
+    found.X.append(patterns(N // 10, seed=5))
+    found.follow()
+    while not found.search.due(0.5):
+        pass
+    for _ in range(1000):
+        if len(asked) > 1:
+            break
+        found.search.step()
+
+    assert asked == [N, N + N // 10]
+
+
 def no_memory(H: torch.Tensor) -> Factorization:
     raise MemoryError
 

@@ -24,7 +24,7 @@ class Alarm:
         self._lately = self._usually = 0.0
         self._events = self._searched = 0
         self._on = False
-        self._jump = _JUMP
+        self._jump, self._jumped = _JUMP, False
 
     @property
     def on(self) -> bool:
@@ -38,7 +38,9 @@ class Alarm:
             # One pattern that has gone wrong is no jump.
             left = min(left, _MOST * self._lately)
         self._lately += (left - self._lately) / min(self._events, _LATELY)
-        if self._lately > self._jump * self._usually > 0 or n_patterns > _GROWTH * self._searched:
+        jumped = self._lately > self._jump * self._usually > 0
+        if jumped or n_patterns > _GROWTH * self._searched:
+            self._jumped = self._jumped or (jumped and not self._on)
             self._on = True
         if not self._on:
             self._usually += (self._lately - self._usually) / min(self._events, _USUALLY)
@@ -47,9 +49,14 @@ class Alarm:
     def quiet(self, n_patterns: int, left: float, *, gained: bool) -> None:
         """Note that a search over so many patterns is through, and what it leaves of the latest.
 
-        Where it has gained next to nothing, the next one waits for a larger jump, or for growth.
+        Where a jump was the reason, and it has gained next to nothing, the next jump must be
+        larger.
         """
         self._on, self._searched = False, n_patterns
-        self._jump = _JUMP if gained else min(_JUMP_AT_MOST, 2 * self._jump - 1)
+        if gained:
+            self._jump = _JUMP
+        elif self._jumped:
+            self._jump = min(_JUMP_AT_MOST, 2 * self._jump - 1)
+        self._jumped = False
         self._lately = self._usually = left
         self._events = _USUALLY

@@ -1,7 +1,7 @@
 """X ≈ U V with a few directions V: sweeps on it do not read X."""
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 
@@ -77,7 +77,9 @@ def compress(X: Blocks, V: torch.Tensor) -> Compressed:
     return Compressed(X.times(V), V, X.norms)
 
 
-def compress_by_steps(X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: int) -> Compressing:
+def compress_by_steps(
+    X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: Callable[[], int]
+) -> Compressing:
     """Do what `directions` and `compress` do in steps of some ``work``, in multiply-adds."""
     averages = []
     for start, stop in _stretches(X):
@@ -86,10 +88,11 @@ def compress_by_steps(X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: int)
     basis = _fit_basis(H, B)
     yield None
     V = _with_averages(basis, averages, len(H))
-    rows = max(1, work // max(1, V.numel()))
-    parts = []
-    for start in range(0, len(X), rows):
-        parts.append(X.times(V, start, start + rows))
+    parts, start = [], 0
+    while start < len(X):
+        stop = start + max(1, work() // max(1, V.numel()))
+        parts.append(X.times(V, start, stop))
+        start = stop
         yield None
     return Compressed(torch.cat(parts), V, X.norms)
 

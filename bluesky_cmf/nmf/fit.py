@@ -1,6 +1,6 @@
 """Follow rows as they arrive, and converge at the end: for any loss."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -78,7 +78,7 @@ class Fit:
     def note_sample(self, sample: Blocks, rows: torch.Tensor) -> None:
         """Keep what is known of some rows, by number, of which ``sample`` is a copy."""
 
-    def compressed(self, sample: Blocks, *, work: int) -> Generator[None, None, Data]:
+    def compressed(self, sample: Blocks, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Give a form of some rows that sweeps go over fast, in steps of ``work`` multiply-adds."""
         yield None
         return sample
@@ -122,8 +122,7 @@ class Fit:
             window = _WINDOW_WORK // (4 if self.search.alarm.on else 1)
             self._revise(max(1, window // work))
             factors.resolve(first, n)
-        alarm = self.search.alarm
-        if first < n and self.sampled and alarm.raised(n, factors.unexplained(first, n)):
+        if first < n and self.sampled and self.search.due(factors.unexplained(first, n)):
             self.search.step()
         return few
 
@@ -171,6 +170,7 @@ class Fit:
 
     def converge(self) -> bool:
         """Fit to convergence, also from starts that depend on the data alone; tell whether."""
+        self.search.drop()
         self.refresh()
         return not self.rules.free or self._converge()
 

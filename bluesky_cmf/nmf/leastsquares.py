@@ -1,6 +1,6 @@
 """The least-squares loss: factors with sufficient statistics, sweeps on compressed data."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import cast
 
 import torch
@@ -58,7 +58,7 @@ class LeastSquares(Fit):
         self._graphed(start)
         # A look waits for the device. With the alarm on, events go the other way and search.
         if n % self._look_every == 0 and self.sampled:
-            self.search.alarm.raised(n + 1, self.factors.unexplained(n, n + 1))
+            self.search.due(self.factors.unexplained(n, n + 1))
         return False
 
     @property
@@ -101,7 +101,7 @@ class LeastSquares(Fit):
         standing = getattr(self, "factors", None)
         return None if standing is None or standing.X is not X else standing.products
 
-    def compressed(self, sample: Blocks, *, work: int) -> Generator[None, None, Data]:
+    def compressed(self, sample: Blocks, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Give a form of some rows that sweeps go over fast, in small steps."""
         if not self.rules.extrapolable or not pays(sample):
             return sample

@@ -1,5 +1,6 @@
 """Look for a better fit between events, in small steps: from the fit that stands, and elsewhere."""
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ class Search:
     Attributes
     ----------
     alarm : Alarm
-        Whether events are to search elsewhere too.
+        Whether steps are to go with events.
     settled : bool
         Whether the search has come to its end for the rows so far.
     """
@@ -103,18 +104,39 @@ class Search:
             adopted = self.step(idle=True) or adopted
         return adopted
 
+    def due(self, left: float) -> bool:
+        """Take in what is left of the newest row; tell whether a step is to go with the event."""
+        n, was_on = len(self._fit.X), self.alarm.on
+        if self.alarm.raised(n, left) and not was_on:
+            # What was begun before may know nothing of what has raised the alarm.
+            self._drop_before(n / _STALE)
+        return self.alarm.on
+
+    def drop(self) -> None:
+        """Begin anew at the next step."""
+        self._drop_before(math.inf)
+
+    def _drop_before(self, n: float) -> None:
+        """Forget what was begun when there were fewer than ``n`` rows."""
+        if self._near_rows < n:
+            self._near = None
+        if self._far_rows < n:
+            self._far = None
+        if self._ground is not None and self._ground.n < n:
+            self._ground = None
+
     def step(self, *, idle: bool = False) -> bool:
         """Take one small step of a round; tell whether it has led to a better fit.
 
-        With an event, starts from elsewhere wait for the alarm; in idle time they have their turn
-        as soon as the fit that stands is followed.
+        In idle time the fit that stands is followed first, wherever the round has been; a step
+        that goes with an event goes on where the round is.
         """
         self._step_work = self._fit.idle_step_work if idle else self._fit.step_work
         try:
             challenger = next(self._chosen(idle=idle), None)
         except BaseException:
             # What has raised would neither go on nor end.
-            self._near = self._far = None
+            self.drop()
             raise
         if challenger is None:
             return False
@@ -130,8 +152,7 @@ class Search:
         if idle and n > _STALE * self._near_rows:
             self._near = None
         if self._near is None and not (idle and n > _OUTDATED * self._near_rows):
-            fresh = ground is not None and n <= _STALE * ground.until
-            if self._far is None and ground is not None and fresh and (idle or self.alarm.on):
+            if self._far is None and ground is not None and n <= _STALE * ground.until:
                 self._far, self._ground = self._elsewhere(ground), None
             if self._far is not None:
                 return self._far
@@ -209,7 +230,7 @@ class Search:
             sample.append(fit.X.take(rows[len(sample) : len(sample) + count]))
             yield None
         fit.note_sample(sample, rows)
-        data = yield from fit.compressed(sample, work=self._step_work)
+        data = yield from fit.compressed(sample, work=lambda: self._step_work)
         return data, fit.held_of(rows)
 
     def _challenge(self, H: torch.Tensor) -> Steps:

@@ -177,6 +177,7 @@ class StrainedFit(Fit):
 
     def converge(self) -> bool:
         """Fit to convergence, also from starts that depend on the data alone; tell whether."""
+        self.search.drop()
         self.refresh()
         self.factors.settle()
         if not self.rules.free:

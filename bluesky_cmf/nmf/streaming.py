@@ -264,8 +264,9 @@ class StreamingNMF:
         Parameters
         ----------
         budget : float
-            Seconds; at most one sweep, or the seeding of one start, more is spent. Where there
-            are many patterns the search goes on, at the next call, from where it stopped.
+            Seconds; at most one step more is spent: a sweep, the seeding of one start, or the
+            weights of some hundred patterns. Where there are many patterns the search goes on, at
+            the next call, from where it stopped.
         interrupted : callable, optional
             Tells whether to stop earlier; asked every few milliseconds.
 

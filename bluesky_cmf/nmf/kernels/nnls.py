@@ -178,8 +178,8 @@ def _scale(gram_, l2, G, unit):
 def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, scratch):
     """Do what `solve_weights` does, for what `_scale` has made of ``gram_``.
 
-    The search begins with the weights that are positive in ``start`` (K,). ``flags`` (2, K) is
-    room to work in.
+    Where no total is asked for, the search begins with the weights that are positive in ``start``
+    (K,). ``flags`` (2, K) is room to work in.
     """
     K = len(c)
     open_, passive = flags[0], flags[1]
