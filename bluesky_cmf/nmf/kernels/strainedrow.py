@@ -27,8 +27,8 @@ _FARTHEST, _HALVINGS = 4.0, 6
 _LITTLE, _ROUNDING = 1e-9, 1e-14
 _STRIDE, _JUMP, _EVIDENT, _SIGNIFICANT = 2, 2.0, 15.0, 100.0
 
-# Functions share arrays, so that a step allocates little. ``work`` holds, of P held, S strained and K
-# components in all: place and seen (P,), the rows of the table that a strain takes and that
+# Functions share arrays, so that a step allocates little. ``work`` holds, of P held, S strained and
+# K components in all: place and seen (P,), the rows of the table that a strain takes and that
 # products are known of; dots, value and slope (P, 4), these products and the weights of the rows
 # in shape and derivative; c (K,), dc (S,), G (K, K), D (S, K), E (S, S) as in `strainedrows.Point`;
 # w and right (K,). ``tables``, ``side`` and ``asked`` are those of `strained.resolve`.
