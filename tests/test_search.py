@@ -68,6 +68,16 @@ def counted_starts(found: Fit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return asked
 
 
+def with_starts_under_way(monkeypatch: pytest.MonkeyPatch) -> tuple[LeastSquares, list[int]]:
+    """A fit of which the search has just begun to try other starts, and the notes of them."""
+    found = begun(patterns(N))
+    asked = counted_starts(found, monkeypatch)
+    found.search.alarm.quiet(N, 0.01, gained=True)
+    while not asked:
+        found.search.step(idle=True)
+    return found, asked
+
+
 def test_idle_time_follows_the_fit_before_it_tries_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,10 +101,7 @@ def test_idle_time_follows_the_fit_before_it_tries_elsewhere(
 def test_starts_that_waited_for_the_fit_to_be_followed_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = begun(patterns(N))
-    asked = counted_starts(found, monkeypatch)
-    while not asked:
-        found.search.step(idle=True)
+    found, asked = with_starts_under_way(monkeypatch)
     found.X.append(patterns(N // 100, seed=3))
     found.follow()
     idle_steps_to_a_better_fit(found)
@@ -110,10 +117,7 @@ def test_starts_that_waited_for_the_fit_to_be_followed_go_on(
 
 
 def test_what_was_begun_long_ago_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = begun(patterns(N))
-    asked = counted_starts(found, monkeypatch)
-    while not asked:
-        found.search.step(idle=True)
+    found, asked = with_starts_under_way(monkeypatch)
     found.X.append(patterns(N // 10, seed=4))
     found.follow()
     idle_steps_to_a_better_fit(found)
@@ -170,11 +174,7 @@ def test_events_alone_try_elsewhere_though_the_data_have_grown_in_the_meantime(
 def test_an_alarm_ends_what_was_begun_before_the_data_that_raised_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = begun(patterns(N))
-    asked = counted_starts(found, monkeypatch)
-    found.search.alarm.quiet(N, 0.01, gained=True)
-    while not asked:
-        found.search.step(idle=True)
+    found, asked = with_starts_under_way(monkeypatch)
 
     # Idle time is over, other starts wait; what comes now is unlike what they know of.
     found.X.append(patterns(N // 10, seed=5))

@@ -3,6 +3,8 @@
 X may be float32 or float64; everything else is float64. One thread: a core is left to the scan.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from .products import add_transposed_times, compiled, times
@@ -18,6 +20,38 @@ _BISECTIONS = 200
 _ROWS = 32
 #: Part of ‖x‖² below which a residual is formed, and not taken from products, which round it.
 _EXACT_BELOW = 1e-8
+
+
+class _Room(NamedTuple):
+    """What solving for K weights works in, row after row, as long as the Gram matrix stays.
+
+    ``lower`` (K, K) holds the latest Cholesky factor, of the rows and columns ``index[:size[0]]``,
+    which are those that ``factored`` (K,) marks; there is none where the size is -1. ``passive``,
+    ``open_``, ``wrong`` and ``shifted`` (K,) are used as their names say.
+    """
+
+    lower: Any
+    index: Any
+    size: Any
+    factored: Any
+    passive: Any
+    open_: Any
+    wrong: Any
+    shifted: Any
+
+
+@compiled
+def _room(K):
+    return _Room(
+        np.empty((K, K)),
+        np.empty(K, np.int64),
+        np.full(1, -1),
+        np.empty(K, np.bool_),
+        np.empty(K, np.bool_),
+        np.ones(K, np.bool_),
+        np.empty(K, np.bool_),
+        np.empty(K),
+    )
 
 
 @compiled
@@ -64,13 +98,13 @@ def _substitute(c, w, lower, index):
 
 
 @compiled
-def _solve_row(G, c, open_, passive, w, scratch):
+def _solve_row(G, c, w, room):
     """Solve one non-negative least squares problem for the weights that are open.
 
-    The others are zero here; what they explain has been taken from c. ``passive`` is where the
-    search for the positive ones starts, and on return what they are.
+    The others are zero here; what they explain has been taken from c. ``room.passive`` is where
+    the search for the positive ones starts, and on return what they are.
     """
-    lower, index, size, factored, wrong, _ = scratch
+    open_, passive, wrong = room.open_, room.passive, room.wrong
     K = len(c)
     largest = 0.0
     for k in range(K):
@@ -80,14 +114,14 @@ def _solve_row(G, c, open_, passive, w, scratch):
     fewest, chances = K + 1, _FULL_EXCHANGES
     for _ in range(_MAX_EXCHANGES):
         # Rows that follow each other are often made of the same components.
-        known = size[0] >= 0
+        known = room.size[0] >= 0
         for k in range(K):
             w[k] = 0.0
-            known = known and factored[k] == passive[k]
+            known = known and room.factored[k] == passive[k]
         if not known:
-            size[0] = _factor(G, passive, lower, index)
-            factored[:] = passive
-        _substitute(c, w, lower, index[: size[0]])
+            room.size[0] = _factor(G, passive, room.lower, room.index)
+            room.factored[:] = passive
+        _substitute(c, w, room.lower, room.index[: room.size[0]])
         count, last = 0, -1
         for k in range(K):
             wrong[k] = False
@@ -114,12 +148,12 @@ def _solve_row(G, c, open_, passive, w, scratch):
 
 
 @compiled
-def _solve_to_total(G, c, unit, total, open_, passive, w, scratch):
+def _solve_to_total(G, c, unit, total, w, room):
     """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
 
     The sum rises with the multiplier, piecewise linearly, from 0 where it is very negative.
     """
-    shifted = scratch[-1]
+    open_, shifted = room.open_, room.shifted
     K = len(c)
     low, high, step = 0.0, 0.0, 0.0
     for k in range(K):
@@ -132,8 +166,8 @@ def _solve_to_total(G, c, unit, total, open_, passive, w, scratch):
         middle = 0.5 * (low + high)
         for k in range(K):
             shifted[k] = c[k] + middle / unit[k]
-            passive[k] = open_[k] and shifted[k] > 0.0
-        _solve_row(G, shifted, open_, passive, w, scratch)
+            room.passive[k] = open_[k] and shifted[k] > 0.0
+        _solve_row(G, shifted, w, room)
         found = 0.0
         for k in range(K):
             found += w[k] / unit[k]
@@ -146,13 +180,6 @@ def _solve_to_total(G, c, unit, total, open_, passive, w, scratch):
     if found > 0.0:
         for k in range(K):
             w[k] *= total / found
-
-
-@compiled
-def _scratch(K):
-    """Room to work in, for K weights and one Gram matrix: the latest factor, and on what set."""
-    lower, index, size = np.empty((K, K)), np.empty(K, np.int64), np.full(1, -1)
-    return lower, index, size, np.empty(K, np.bool_), np.empty(K, np.bool_), np.empty(K)
 
 
 @compiled
@@ -175,14 +202,14 @@ def _scale(gram_, l2, G, unit):
 
 
 @compiled
-def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, scratch):
+def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, room):
     """Do what `solve_weights` does, for what `_scale` has made of ``gram_``.
 
     Where no total is asked for, the search begins with the weights that are positive in ``start``
-    (K,). ``flags`` (2, K) is room to work in.
+    (K,).
     """
     K = len(c)
-    open_, passive = flags[0], flags[1]
+    open_, passive = room.open_, room.passive
     rest, any_open, any_positive = total, False, False
     for k in range(K):
         # Of a total, a component of zeros takes what the others leave.
@@ -203,9 +230,9 @@ def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, scratch):
         if not any_positive:
             for k in range(K):
                 passive[k] = open_[k] and c[k] > 0.0
-        _solve_row(G, c, open_, passive, w, scratch)
+        _solve_row(G, c, w, room)
     elif rest > 0.0 and any_open:
-        _solve_to_total(G, c, unit, rest, open_, passive, w, scratch)
+        _solve_to_total(G, c, unit, rest, w, room)
     else:
         w[:] = 0.0
     for k in range(K):
@@ -225,8 +252,7 @@ def solve_weights(gram_, c, l1, l2, total, held, w):
     K = len(c)
     G, unit, start = np.empty((K, K)), np.empty(K), np.zeros(K)
     _scale(gram_, l2, G, unit)
-    flags = np.empty((2, K), np.bool_)
-    _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, flags, _scratch(K))
+    _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, _room(K))
 
 
 @compiled
@@ -246,9 +272,8 @@ def resolve(X, norms, H, GH, l1, l2, total, held, constant, free, products, W, s
     c, w, none_held = np.empty(K), np.empty(K), np.empty(0)
     C, part = np.empty((_ROWS, K)), np.empty((_ROWS, len(free)))
     moved = np.empty((_ROWS, len(free)))
-    G, unit = np.empty((K, K)), np.empty(K)
+    G, unit, room = np.empty((K, K)), np.empty(K), _room(K)
     _scale(GH, l2, G, unit)
-    flags, scratch = np.empty((2, K), np.bool_), _scratch(K)
     # Free components that stand together need no copy.
     together = len(free) > 0 and free[-1] - free[0] + 1 == len(free)
     if together:
@@ -270,7 +295,7 @@ def resolve(X, norms, H, GH, l1, l2, total, held, constant, free, products, W, s
                 C[i, free[k]] = part[i, k]
             c[:] = C[i]
             here = held[row] if len(held) else none_held
-            _solve_scaled(GH, G, unit, c, l1, total, here, w, W[row], flags, scratch)
+            _solve_scaled(GH, G, unit, c, l1, total, here, w, W[row], room)
             left = norms[row]
             for k in range(K):
                 left -= 2.0 * w[k] * C[i, k]
@@ -314,8 +339,8 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
 @compiled
 def _nnls(C, G, W):
     K = C.shape[1]
-    scratch, passive, every = _scratch(K), np.empty(K, np.bool_), np.ones(K, np.bool_)
+    room = _room(K)
     for i in range(len(C)):
         for k in range(K):
-            passive[k] = C[i, k] > 0.0
-        _solve_row(G, C[i], every, passive, W[i], scratch)
+            room.passive[k] = C[i, k] > 0.0
+        _solve_row(G, C[i], W[i], room)
