@@ -10,6 +10,7 @@ import torch
 
 from bluesky_cmf.nmf import blocks, compressed, fit
 from bluesky_cmf.nmf.alarm import Alarm
+from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.streaming import FitResult, StreamingNMF
 
 F, N = 700, 500
@@ -102,6 +103,25 @@ def test_events_alone_find_a_phase_that_appears_late_with_all_components_spent()
     _, results = streamed(X)
 
     assert results[-1].objective <= 1.05 * best_of_all(X)
+
+
+def test_older_weights_are_solved_anew_in_turn_for_as_long_as_patterns_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _ = streamed(ramp()[:300])
+    times, resolve = np.zeros(N, int), Factors.resolve
+
+    def noted(self: Factors, start: int, stop: int) -> None:
+        # What challenges the fit has weights of its own.
+        times[start:stop] += self is model._fit.factors
+        resolve(self, start, stop)
+
+    monkeypatch.setattr(Factors, "resolve", noted)
+    for pattern in ramp()[300:]:
+        model.append(pattern)
+        model.refit()
+
+    assert times[:300].min() >= 1
 
 
 def test_older_weights_are_brought_up_to_date_by_a_refresh() -> None:

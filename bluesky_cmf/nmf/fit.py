@@ -120,7 +120,7 @@ class Fit:
             self._descend_bounded()
             # A search leaves less for older rows, all of which it solves for in the end.
             window = _WINDOW_WORK // (4 if self.search.alarm.on else 1)
-            self._revise(max(1, window // work))
+            self._revise(max(1, window // work), first)
             factors.resolve(first, n)
         if first < n and self.sampled and self.search.due(factors.unexplained(first, n)):
             self.search.step()
@@ -138,12 +138,12 @@ class Fit:
         """Solve for the weights of all rows."""
         self.factors.resolve(0, len(self.factors))
 
-    def _revise(self, count: int) -> None:
-        """Solve anew for the next older rows."""
-        n = len(self.factors)
-        start = self._cursor if self._cursor < n else 0
-        self._cursor = min(n, start + count)
-        self.factors.resolve(start, self._cursor)
+    def _revise(self, count: int, n: int) -> None:
+        """Solve anew for the next of the first ``n`` rows, those that are not new."""
+        start, stop = self._cursor, min(n, self._cursor + count)
+        # On from the end there would be, event after event, the row that has just come.
+        self._cursor = stop if stop < n else 0
+        self.factors.resolve(start, stop)
 
     def _wake(self, first: int) -> None:
         """Give components without a shape what the worst of the rows from ``first`` on lacks."""
