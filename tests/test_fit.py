@@ -108,12 +108,12 @@ def test_events_alone_find_a_phase_that_appears_late_with_all_components_spent()
 def test_older_weights_are_solved_anew_in_turn_for_as_long_as_patterns_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Alarm, "raised", lambda *_: False)
     model, _ = streamed(ramp()[:300])
     times, resolve = np.zeros(N, int), Factors.resolve
 
     def noted(self: Factors, start: int, stop: int) -> None:
-        # What challenges the fit has weights of its own.
-        times[start:stop] += self is model._fit.factors
+        times[start:stop] += 1
         resolve(self, start, stop)
 
     monkeypatch.setattr(Factors, "resolve", noted)
@@ -256,7 +256,7 @@ def test_without_numba_torch_follows_the_same_way(monkeypatch: pytest.MonkeyPatc
 
 def quiet_alarm(level: float) -> Alarm:
     alarm = Alarm()
-    alarm.quiet(1000, level, gained=True)
+    alarm.quiet(1000, level, gain=0.1)
     assert not any(alarm.raised(1000 + n, level) for n in range(100))
     return alarm
 
@@ -264,23 +264,33 @@ def quiet_alarm(level: float) -> Alarm:
 def test_a_jump_of_the_residual_raises_the_alarm_until_a_search_is_through() -> None:
     alarm = quiet_alarm(0.01)
 
-    assert any(alarm.raised(1100, 0.1) for _ in range(10))
-    assert alarm.raised(1110, 0.01)
-    alarm.quiet(1110, 0.01, gained=True)
-    # What is usual lately is forgotten within some patterns.
-    assert not [alarm.raised(1111, 0.01) for _ in range(100)][-1]
+    assert [alarm.raised(1100, 0.1) for _ in range(10)].count(True) == 1
+    assert not alarm.raised(1110, 0.01)
+    assert alarm.on
+    alarm.quiet(1110, 0.01, gain=0.1)
+    assert not alarm.on
+    assert not any(alarm.raised(1111, 0.01) for _ in range(100))
+
+
+def test_what_exceeds_the_usual_is_told_also_while_a_search_is_under_way() -> None:
+    alarm = quiet_alarm(0.01)
+    assert alarm.raised(1501, 0.01)
+
+    assert not any(alarm.raised(1502, 0.1) for _ in range(10))
+    assert alarm.exceeded(0.0111)
+    assert not alarm.exceeded(0.0109)
 
 
 def test_one_bad_pattern_raises_no_alarm_of_its_own_that_stays() -> None:
     alarm = quiet_alarm(0.01)
-    alarm.raised(1100, 0.05)
+    assert not alarm.raised(1100, 0.05)
     assert not alarm.raised(1101, 0.01)
 
 
 def test_patterns_that_are_merely_noisier_raise_one_alarm() -> None:
     alarm = quiet_alarm(0.01)
     assert any(alarm.raised(1100, 0.05) for _ in range(10))
-    alarm.quiet(1200, 0.05, gained=True)
+    alarm.quiet(1200, 0.05, gain=0.1)
 
     assert not any(alarm.raised(1200 + n, 0.05) for n in range(200))
 
@@ -288,19 +298,19 @@ def test_patterns_that_are_merely_noisier_raise_one_alarm() -> None:
 def test_jumps_that_a_search_finds_nothing_in_must_be_larger_the_next_time() -> None:
     alarm = quiet_alarm(0.01)
     assert any(alarm.raised(1100, 0.012) for _ in range(100))
-    alarm.quiet(1100, 0.012, gained=False)
+    alarm.quiet(1100, 0.012, gain=0.0)
 
     assert not any(alarm.raised(1101, 0.012 * 1.15) for _ in range(100))
     assert any(alarm.raised(1102, 0.024) for _ in range(20))
-    alarm.quiet(1102, 0.024, gained=True)
+    alarm.quiet(1102, 0.024, gain=0.1)
     assert any(alarm.raised(1103, 0.024 * 1.15) for _ in range(100))
 
 
 def test_growth_that_leads_to_nothing_leaves_events_as_wakeful_as_they_were() -> None:
     alarm = quiet_alarm(0.01)
     assert alarm.raised(1501, 0.01)
-    alarm.quiet(1501, 0.01, gained=False)
-    alarm.quiet(1502, 0.01, gained=False)
+    alarm.quiet(1501, 0.01, gain=0.0)
+    alarm.quiet(1502, 0.01, gain=0.0)
 
     assert any(alarm.raised(1503, 0.0115) for _ in range(100))
 

@@ -1,6 +1,7 @@
 """The search between events: what comes first, what waits, and what goes on later."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def with_starts_under_way(monkeypatch: pytest.MonkeyPatch) -> tuple[LeastSquares
     """A fit of which the search has just begun to try other starts, and the notes of them."""
     found = begun(patterns(N))
     asked = counted_starts(found, monkeypatch)
-    found.search.alarm.quiet(N, 0.01, gained=True)
+    found.search.alarm.quiet(N, 0.01, gain=0.1)
     while not asked:
         found.search.step(idle=True)
     return found, asked
@@ -179,14 +180,89 @@ def test_an_alarm_ends_what_was_begun_before_the_data_that_raised_it(
     # Idle time is over, other starts wait; what comes now is unlike what they know of.
     found.X.append(patterns(N // 10, seed=5))
     found.follow()
-    while not found.search.due(0.5):
-        pass
+    assert found.search.alarm.on
     for _ in range(1000):
-        if len(asked) > 1 or not found.search.alarm.on:
+        if len(asked) > 1:
             break
-        found.search.step()
+        found.search.step(idle=True)
 
     assert asked == [N, N + N // 10]
+
+
+def through_a_round(found: Fit) -> None:
+    for _ in range(5000):
+        if not found.search.alarm.on:
+            return
+        found.search.step()
+    raise AssertionError("a round has no end")
+
+
+def test_beside_events_other_starts_are_tried_anew_only_where_the_data_have_grown_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = patterns(N)
+    found = begun(X)
+    asked = counted_starts(found, monkeypatch)
+    through_a_round(found)
+    assert asked == [N]
+
+    for _ in range(3):
+        found.X.append(X[:: N // 50])
+        found.follow()
+        assert found.search.alarm.on
+        through_a_round(found)
+    assert asked == [N]
+
+    # Idle time has nothing better to do.
+    for _ in range(500):
+        found.search.step(idle=True)
+    assert asked[1:2] == [len(found.X)]
+
+
+def test_a_jump_that_following_the_fit_twice_has_not_mended_leads_to_other_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(N))
+    through_a_round(found)
+    asked = counted_starts(found, monkeypatch)
+    sampled, some = [], found.some
+
+    def noted(rows: torch.Tensor, **options: Any) -> Any:
+        sampled.append(len(asked))
+        return some(rows, **options)
+
+    monkeypatch.setattr(found, "some", noted)
+    # Next to nothing used to be left.
+    found.search.alarm.quiet(N, 1e-12, gain=0.0)
+    while not found.search.due(0.5):
+        pass
+    through_a_round(found)
+
+    assert sampled == [0, 0]
+    assert asked == [N]
+
+
+def test_beside_events_rows_of_a_challenge_come_in_portions_and_events_rest_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(N))
+    taken, follow = [0], Factorization.follow
+
+    def noted(self: Factorization, most: int | None = None) -> int:
+        if self is not found.factors:
+            taken[-1] += most or 0
+        return follow(self, most)
+
+    monkeypatch.setattr(Factorization, "follow", noted)
+    while not found.search.step():
+        taken.append(0)
+
+    # Of components with rows of 16 for each event.
+    portion = 16 * LeastSquares.portion
+    challenge = taken[taken.index(portion) :]
+    assert LeastSquares.portion > 1
+    assert challenge[:6] == [portion, *[0] * (LeastSquares.portion - 1)] * 2
+    assert set(taken) == {0, portion}
 
 
 def no_memory(H: torch.Tensor) -> Factorization:

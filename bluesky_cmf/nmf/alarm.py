@@ -9,8 +9,8 @@ _JUMP, _JUMP_AT_MOST = 1.1, 1.4
 _MOST = 2.0
 #: Events over which what is left lately, and usually, is averaged.
 _LATELY, _USUALLY = 16, 256
-#: Growth since the last search that makes another one due.
-_GROWTH = 1.5
+#: Part of the objective that a search must gain for the next jump to count as it did at first.
+_GAIN = 0.01
 
 
 class Alarm:
@@ -18,42 +18,58 @@ class Alarm:
 
     A search that is through sets the standard, whether it has found anything or not: patterns that
     are merely noisier raise one alarm only.
+
+    Parameters
+    ----------
+    growth : float, optional
+        Growth of the data since the last search that makes another one due.
+
+    Attributes
+    ----------
+    on : bool
+        Whether a search is due, or under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, growth: float = 1.5) -> None:
+        self.on, self._growth = False, growth
         self._lately = self._usually = 0.0
         self._events = self._searched = 0
-        self._on = False
         self._jump, self._jumped = _JUMP, False
 
-    @property
-    def on(self) -> bool:
-        """Whether a search is due, or under way."""
-        return self._on
-
     def raised(self, n_patterns: int, left: float) -> bool:
-        """Take in the part of the newest patterns that is left; tell whether a search is due."""
+        """Take in the part of the newest patterns that is left; tell whether that is an alarm."""
         self._events += 1
         if self._lately > 0:
             # One pattern that has gone wrong is no jump.
             left = min(left, _MOST * self._lately)
         self._lately += (left - self._lately) / min(self._events, _LATELY)
-        jumped = self._lately > self._jump * self._usually > 0
-        if jumped or n_patterns > _GROWTH * self._searched:
-            self._jumped = self._jumped or (jumped and not self._on)
-            self._on = True
-        if not self._on:
+        if self.on:
+            return False
+        self._jumped = self.exceeded(self._lately)
+        self.on = self._jumped or n_patterns > self._growth * self._searched
+        if not self.on:
             self._usually += (self._lately - self._usually) / min(self._events, _USUALLY)
-        return self._on
+        return self.on
 
-    def quiet(self, n_patterns: int, left: float, *, gained: bool) -> None:
-        """Note that a search over so many patterns is through, and what it leaves of the latest.
+    def exceeded(self, left: float) -> bool:
+        """Tell whether so much is left that it is a jump."""
+        return left > self._jump * self._usually > 0
 
-        Where a jump was the reason, and it has gained next to nothing, the next jump must be
-        larger.
+    def quiet(self, n_patterns: int, left: float, *, gain: float) -> None:
+        """Note that a search over so many patterns is through.
+
+        Parameters
+        ----------
+        n_patterns : int
+            How many there were when it began.
+        left : float
+            What is left of the latest of them.
+        gain : float
+            Part of the objective that it has gained. Where a jump was the reason, and this is next
+            to nothing, the next jump must be larger.
         """
-        self._on, self._searched = False, n_patterns
-        if gained:
+        self.on, self._searched = False, n_patterns
+        if gain > _GAIN:
             self._jump = _JUMP
         elif self._jumped:
             self._jump = min(_JUMP_AT_MOST, 2 * self._jump - 1)

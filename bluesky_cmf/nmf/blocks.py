@@ -136,6 +136,18 @@ class Blocks:
                 kernels.times(piece.numpy(), H.numpy(), part.numpy())
         return product
 
+    def times_some(self, rows: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+        """XHᵀ of some rows, (M, K), for H (K, F) and numbers (M,) that rise."""
+        kernels, products = kernels_for(self.device), device_products(self.device)
+        some, product = self.take(rows), H.new_empty(len(rows), len(H))
+        if products is not None:
+            products.times(some, H, product)
+        elif kernels is not None:
+            kernels.times(some.numpy(), H.numpy(), product.numpy())
+        else:
+            product[:] = some.to(torch.float64) @ H.T
+        return product
+
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
         """WᵀX, (K, F), for W (N, K)."""
         kernels, products = kernels_for(self.device), device_products(self.device)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 import torch
 
 from .blocks import Blocks
+from .steps import finished
 
 __all__ = ["Compressed", "compress", "compress_by_steps", "directions", "pays"]
 
@@ -20,9 +21,9 @@ _NEGLIGIBLE = 1e-7
 #: Where nothing was, rounding leaves numbers so small that arithmetic slows down.
 _NOTHING = 1e-30
 
-
-#: The rows compressed, at the end of some steps.
+#: Some rows compressed, and directions, at the end of some steps.
 Compressing = Generator[None, None, "Compressed"]
+Spanning = Generator[None, None, torch.Tensor]
 
 
 class Compressed:
@@ -67,9 +68,9 @@ class Compressed:
         return Compressed(self.U[rows], self.V, self.norms[rows])
 
 
-def pays(X: Blocks) -> bool:
+def pays(n_rows: int, n_features: int) -> bool:
     """Whether sweeps on a compressed form are cheaper than on the data, and its memory small."""
-    return len(X) >= _FEW_ROWS and X.n_features >= _FEW_POINTS
+    return n_rows >= _FEW_ROWS and n_features >= _FEW_POINTS
 
 
 def compress(X: Blocks, V: torch.Tensor) -> Compressed:
@@ -78,23 +79,21 @@ def compress(X: Blocks, V: torch.Tensor) -> Compressed:
 
 
 def compress_by_steps(
-    X: Blocks, H: torch.Tensor, B: torch.Tensor, *, work: Callable[[], int]
+    X: Blocks, rows: torch.Tensor, H: torch.Tensor, B: torch.Tensor, *, work: Callable[[], int]
 ) -> Compressing:
-    """Do what `directions` and `compress` do in steps of some ``work``, in multiply-adds."""
+    """Do what `directions` and `compress` do for some rows, in steps of ``work`` multiply-adds."""
     averages = []
-    for start, stop in _stretches(X):
-        averages.append(_average(X, start, stop))
+    for stretch in _stretches(rows):
+        averages.append(_average(X, stretch))
         yield None
-    basis = _fit_basis(H, B)
-    yield None
-    V = _with_averages(basis, averages, len(H))
+    V = yield from _basis_by_steps(averages, H, B)
     parts, start = [], 0
-    while start < len(X):
+    while start < len(rows):
         stop = start + max(1, work() // max(1, V.numel()))
-        parts.append(X.times(V, start, stop))
+        parts.append(X.times_some(rows[start:stop], V))
         start = stop
         yield None
-    return Compressed(torch.cat(parts), V, X.norms)
+    return Compressed(torch.cat(parts), V, X.norms[rows.to(X.device)])
 
 
 def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
@@ -120,30 +119,32 @@ def directions(X: Blocks, H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     A range finder as in Halko, Martinsson and Tropp, SIAM Rev. 53, 217 (2011), with the fit and
     the order of the rows in the place of chance.
     """
-    averages = [_average(X, *stretch) for stretch in _stretches(X)]
-    return _with_averages(_fit_basis(H, B), averages, len(H))
+    averages = [_average(X, stretch) for stretch in _stretches(torch.arange(len(X)))]
+    return finished(_basis_by_steps(averages, H, B))
 
 
-def _stretches(X: Blocks) -> Iterator[tuple[int, int]]:
-    return itertools.pairwise(torch.linspace(0, len(X), _STRETCHES + 1).long().tolist())
+def _stretches(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    edges = torch.linspace(0, len(rows), _STRETCHES + 1).long().tolist()
+    return (rows[start:stop] for start, stop in itertools.pairwise(edges))
 
 
-def _fit_basis(H: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    return _span(_unit(torch.cat([H, B])), 2 * len(H))
-
-
-def _with_averages(basis: torch.Tensor, averages: list[torch.Tensor], K: int) -> torch.Tensor:
-    """Add most of what averages have, and the basis of a fit with K components has not."""
-    most, unit = max(_DIRECTIONS, 2 * K + _MORE), _unit(torch.stack(averages))
-    added = _span(unit - (unit @ basis.T) @ basis, most - len(basis))
+def _basis_by_steps(averages: list[torch.Tensor], H: torch.Tensor, B: torch.Tensor) -> Spanning:
+    """Join what a fit spans and most of what averages add to it."""
+    basis = yield from _span_by_steps(_unit(torch.cat([H, B])), 2 * len(H))
+    most, unit = max(_DIRECTIONS, 2 * len(H) + _MORE), _unit(torch.stack(averages))
+    unit -= (unit @ basis.T) @ basis
+    yield None
+    added = yield from _span_by_steps(unit, most - len(basis))
+    # Rounding has left something of the fit in them.
     added = _unit(added - (added @ basis.T) @ basis)
     basis = torch.cat([basis, added])
+    yield None
     return torch.where(basis.abs() < _NOTHING, 0.0, basis)
 
 
-def _average(X: Blocks, start: int, stop: int) -> torch.Tensor:
-    step = max(1, (stop - start) // _ROWS)
-    return X.take(torch.arange(start, stop, step)).mean(0, dtype=torch.float64)
+def _average(X: Blocks, rows: torch.Tensor) -> torch.Tensor:
+    step = max(1, len(rows) // _ROWS)
+    return X.take(rows[::step].contiguous()).mean(0, dtype=torch.float64)
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:
@@ -152,10 +153,12 @@ def _unit(rows: torch.Tensor) -> torch.Tensor:
     return rows / torch.where(length > 0, length, 1.0)
 
 
-def _span(rows: torch.Tensor, most: int) -> torch.Tensor:
+def _span_by_steps(rows: torch.Tensor, most: int) -> Spanning:
     """Orthonormal directions of what rows of length 1, or less, span."""
     # Long rows are turned into short ones first.
     across, short = torch.linalg.qr(rows.T)
+    yield None
     _, lengths, found = torch.linalg.svd(short.T, full_matrices=False)
     basis: torch.Tensor = found[: int((lengths[:most] > _NEGLIGIBLE).sum())] @ across.T
+    yield None
     return basis

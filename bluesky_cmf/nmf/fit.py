@@ -18,6 +18,8 @@ __all__ = ["TOL", "Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
+#: Multiply-adds that copying a number takes as long as.
+_COPIED = 8
 #: The relative decrease over 20 sweeps that ends a converged refit.
 TOL = 1e-5
 
@@ -55,6 +57,10 @@ class Fit:
     #: Multiply-adds of one step of a search that goes with an event, and of one in idle time,
     #: which is to take no more than a few milliseconds.
     step_work = idle_step_work = 600_000
+    #: Events' worth of rows that are worked on at once beside events, where rows cost less so.
+    portion = 1
+    #: Growth of the data that makes it worth following the fit anew beside events.
+    growth = 1.5
 
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
@@ -74,14 +80,6 @@ class Fit:
     ) -> Sweeps:
         """Begin a descent from components, and from weights where they are given."""
         raise NotImplementedError
-
-    def note_sample(self, sample: Blocks, rows: torch.Tensor) -> None:
-        """Keep what is known of some rows, by number, of which ``sample`` is a copy."""
-
-    def compressed(self, sample: Blocks, *, work: Callable[[], int]) -> Generator[None, None, Data]:
-        """Give a form of some rows that sweeps go over fast, in steps of ``work`` multiply-adds."""
-        yield None
-        return sample
 
     def _descend_bounded(self) -> None:
         """Descend on the components at an event that cannot solve for all rows."""
@@ -118,9 +116,9 @@ class Fit:
                 factors.resolve(0, n)
         else:
             self._descend_bounded()
-            # A search leaves less for older rows, all of which it solves for in the end.
-            window = _WINDOW_WORK // (4 if self.search.alarm.on else 1)
-            self._revise(max(1, window // work), first)
+            if not self.search.alarm.on:
+                # A search solves for all rows in the end.
+                self._revise(max(1, _WINDOW_WORK // work), first)
             factors.resolve(first, n)
         if first < n and self.sampled and self.search.due(factors.unexplained(first, n)):
             self.search.step()
@@ -176,7 +174,7 @@ class Fit:
 
     def _converge(self) -> bool:
         H, W = self.factors.H, self.factors.W.tensor()
-        trials = [self.begin(start) for start in self.starts(self.X, H)]
+        trials = [self.begin(start) for start in self.starts(self.X, H) if start is not None]
         for trial in trials:
             trial.descend(max_sweeps=self.trial_sweeps, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
@@ -196,13 +194,22 @@ class Fit:
 
     # --- what a search needs ---------------------------------------------------------------
 
-    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield components to start from that depend on the data alone."""
+    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
+        """Yield components to start from that depend on the data alone, None between steps."""
         return data_seeds(X, H, self.rules.free, seed=self.seed)
 
     def begin(self, H: torch.Tensor, *, W: torch.Tensor | None = None) -> Sweeps:
         """Begin a descent over all rows."""
         return self.sweeps(self.X, H, W=W, held=self.held)
+
+    def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
+        """Give some rows, by number, as sweeps see them, in steps of ``work`` multiply-adds."""
+        sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        while len(sample) < len(rows):
+            count = max(1, work() // (_COPIED * self.X.n_features))
+            sample.append(self.X.take(rows[len(sample) : len(sample) + count]))
+            yield None
+        return sample
 
     def held_of(self, rows: torch.Tensor) -> Rows | None:
         """Copy the weights that are held of some rows, by number."""

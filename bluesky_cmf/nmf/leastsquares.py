@@ -23,6 +23,8 @@ __all__ = ["LeastSquares"]
 #: Sweeps of the best starts on a sample, the tolerance where sweeps are cheap, and how often the
 #: data are compressed around the end.
 _FINAL_SWEEPS, _COMPRESSED_TOL, _COMPRESSIONS = 150, 2e-6, 20
+#: Growth of the data that makes it worth following the fit anew beside events, on the host.
+_GROWTH = 1.02
 
 
 class LeastSquares(Fit):
@@ -30,7 +32,7 @@ class LeastSquares(Fit):
 
     factors: Factors
 
-    idle_step_work = 6_000_000
+    step_work, idle_step_work, portion = 1_200_000, 6_000_000, 3
 
     #: Older rows that an event on a device solves anew, and events between two looks at it.
     _window, _look_every = 64, 64
@@ -38,6 +40,9 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
+        if not uses_graphs(X.device):
+            # A graph takes no step of a search with it.
+            self.growth = _GROWTH
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
@@ -101,12 +106,13 @@ class LeastSquares(Fit):
         standing = getattr(self, "factors", None)
         return None if standing is None or standing.X is not X else standing.products
 
-    def compressed(self, sample: Blocks, *, work: Callable[[], int]) -> Generator[None, None, Data]:
-        """Give a form of some rows that sweeps go over fast, in small steps."""
-        if not self.rules.extrapolable or not pays(sample):
-            return sample
+    def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
+        """Give some rows, by number, in a form that sweeps go over fast where there is one."""
+        if not self.rules.extrapolable or not pays(len(rows), self.X.n_features):
+            copied = yield from super().some(rows, work=work)
+            return copied
         H, B = self.factors.H, self.factors.B
-        compressed = yield from compress_by_steps(sample, H, B, work=work)
+        compressed = yield from compress_by_steps(self.X, rows, H, B, work=work)
         return compressed
 
     def _descend_bounded(self) -> None:
@@ -114,12 +120,16 @@ class LeastSquares(Fit):
         self.factors.descend(self.passes[1])
 
     def _converge(self) -> bool:
-        if not (self.sampled and self.rules.extrapolable and pays(self.X)):
+        if not (self.sampled and self.rules.extrapolable and pays(len(self.X), self.X.n_features)):
             return super()._converge()
         data = self._all_compressed()
         sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
         starts = data_seeds(sample, self.factors.H, self.rules.free, seed=self.seed)
-        trials = [self._end(sample, start, sweeps=self.trial_sweeps) for start in starts]
+        trials = [
+            self._end(sample, start, sweeps=self.trial_sweeps)
+            for start in starts
+            if start is not None
+        ]
         trials.sort(key=lambda trial: trial.objective)
         finals = [self._end(sample, trial.H, sweeps=_FINAL_SWEEPS) for trial in trials[:FINALISTS]]
         best = self._end(data, min(finals, key=lambda final: final.objective).H)
@@ -131,7 +141,7 @@ class LeastSquares(Fit):
 
     def descend(self, *, tol: float = TOL) -> None:
         """Go on from where the fit stands, and from nowhere else, to a tolerance."""
-        if self.rules.extrapolable and pays(self.X):
+        if self.rules.extrapolable and pays(len(self.X), self.X.n_features):
             self._polish(self.factors.H)
         else:
             super().descend(tol=tol)

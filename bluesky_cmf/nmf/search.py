@@ -1,5 +1,6 @@
 """Look for a better fit between events, in small steps: from the fit that stands, and elsewhere."""
 
+import itertools
 import math
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from .alarm import Alarm
-from .blocks import Blocks
 from .deadline import Deadline
 from .factorization import Factorization
 from .results import relative
@@ -32,8 +32,8 @@ MARGIN = 2e-4
 #: Growth of the data that makes it worth following the fit anew in idle time, before anything
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
-#: Part of the objective that a round must gain for events to be as wakeful as before.
-_GAIN = 0.01
+#: Growth of the data that makes it worth trying other starts beside events, where nothing jumps.
+_ELSEWHERE = 1.5
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -61,7 +61,8 @@ class Search:
 
     It goes in rounds. First sweeps over some of the rows follow the fit from where it stands, and
     what they lead to is held against it on all of them. Then other starts are tried in the same
-    way, all for a few sweeps, the best of them for more.
+    way, all for a few sweeps, the best of them for more: in idle time, and beside events where
+    following has left a jump, or the data have grown much.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class Search:
     """
 
     def __init__(self, fit: "Fit") -> None:
-        self.alarm, self.settled = Alarm(), False
+        self.alarm, self.settled = Alarm(fit.growth), False
         self._fit = fit
         #: What is under way from where the fit stands, and from elsewhere; where that may begin.
         self._near: Steps | None = None
@@ -85,8 +86,10 @@ class Search:
         self._ground: _Ground | None = None
         #: Rows when each of them was begun.
         self._near_rows = self._far_rows = 0
-        self._step_work = fit.step_work
-        #: Largest part of the objective that was gained at once since other starts were tried.
+        #: Whether the fit is followed once more, for what a round before has left unexplained.
+        self._again = False
+        self._step_work, self._portion = fit.step_work, 1
+        #: Largest part of the objective that was gained at once in the round.
         self._gain = 0.0
 
     def improve(self, deadline: Deadline) -> bool:
@@ -106,8 +109,8 @@ class Search:
 
     def due(self, left: float) -> bool:
         """Take in what is left of the newest row; tell whether a step is to go with the event."""
-        n, was_on = len(self._fit.X), self.alarm.on
-        if self.alarm.raised(n, left) and not was_on:
+        n = len(self._fit.X)
+        if self.alarm.raised(n, left):
             # What was begun before may know nothing of what has raised the alarm.
             self._drop_before(n / _STALE)
         return self.alarm.on
@@ -131,7 +134,9 @@ class Search:
         In idle time the fit that stands is followed first, wherever the round has been; a step
         that goes with an event goes on where the round is.
         """
-        self._step_work = self._fit.idle_step_work if idle else self._fit.step_work
+        fit = self._fit
+        self._step_work = fit.idle_step_work if idle else fit.step_work
+        self._portion = 1 if idle else fit.portion
         try:
             challenger = next(self._chosen(idle=idle), None)
         except BaseException:
@@ -140,10 +145,10 @@ class Search:
             raise
         if challenger is None:
             return False
-        before = self._fit.objective
-        adopted = self._fit.take(challenger)
+        before = fit.objective
+        adopted = fit.take(challenger)
         if adopted and before > 0:
-            self._gain = max(self._gain, 1 - self._fit.objective / before)
+            self._gain = max(self._gain, 1 - fit.objective / before)
         return adopted
 
     def _chosen(self, *, idle: bool) -> Steps:
@@ -170,6 +175,8 @@ class Search:
         for start in fit.starts(fit.X, H):
             if deadline.passed:
                 break
+            if start is None:
+                continue
             trial = fit.begin(start)
             trial.descend(max_sweeps=fit.trial_sweeps, tol=0.0, deadline=deadline)
             if best is None or trial.curve[-1] < best.curve[-1]:
@@ -185,13 +192,23 @@ class Search:
         self._near_rows = n = len(fit.factors)
         before = fit.objective
         data, held = yield from self._sample(n)
+        yield None
         own = fit.sweeps(data, fit.factors.H, held=held)
+        yield None
         yield from _sweep_on(own, fit.trial_sweeps)
         yield from self._challenge(own.H)
-        self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
         if n > _STALE * self._far_rows:
             self._far = None
         self._near = None
+        jumped = self.alarm.exceeded(self._left(len(fit.factors)))
+        # Once more, first: what leaves so much may have come since.
+        self._again = jumped and not self._again
+        if self._again:
+            return
+        self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
+        if not jumped and n <= _ELSEWHERE * self._far_rows:
+            # Only idle time has more to do.
+            self._rest(n)
 
     def _elsewhere(self, ground: _Ground) -> Steps:
         """Try other starts on some rows, and hold the end of the best against the fit."""
@@ -200,8 +217,11 @@ class Search:
         third = max(1, fit.trial_sweeps // 3)
         trials: list[Sweeps] = []
         for start in fit.starts(ground.data, fit.factors.H):
-            trials.append(fit.sweeps(ground.data, start, held=ground.held))
-            yield from _sweep_on(trials[-1], third)
+            yield None
+            if start is not None:
+                trials.append(fit.sweeps(ground.data, start, held=ground.held))
+                yield None
+                yield from _sweep_on(trials[-1], third)
         for count in (FINALISTS, 1):
             trials = sorted(trials, key=lambda trial: trial.curve[-1])[:count]
             for trial in trials:
@@ -212,10 +232,17 @@ class Search:
             yield from self._challenge(best.H)
         self._far = None
         self.settled = ground.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
+        self._rest(ground.n)
+
+    def _rest(self, n: int) -> None:
+        """End what goes with events, after a round over the first ``n`` rows."""
         # The standard is set by what was searched: what has come since may be unexplained.
-        left = fit.factors.unexplained(max(0, ground.n - _LATEST), ground.n)
-        self.alarm.quiet(ground.n, left, gained=self._gain > _GAIN)
+        self.alarm.quiet(n, self._left(n), gain=self._gain)
         self._gain = 0.0
+
+    def _left(self, n: int) -> float:
+        """Tell how much is left of the latest of the first ``n`` rows."""
+        return self._fit.factors.unexplained(max(0, n - _LATEST), n)
 
     def _sample(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
         """Copy some of ``n`` rows: at even distances, and those that are explained worst."""
@@ -224,24 +251,21 @@ class Search:
         left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
         worst = left.topk(min(n, fit.sample // 2)).indices.cpu()
         rows = torch.unique(torch.cat([even[::2], worst]))
-        sample = Blocks(fit.X.n_features, dtype=fit.X.dtype, device=fit.X.device)
-        while len(sample) < len(rows):
-            count = max(1, self._step_work // (8 * fit.X.n_features))
-            sample.append(fit.X.take(rows[len(sample) : len(sample) + count]))
-            yield None
-        fit.note_sample(sample, rows)
-        data = yield from fit.compressed(sample, work=lambda: self._step_work)
+        yield None
+        data = yield from fit.some(rows, work=lambda: self._step_work)
         return data, fit.held_of(rows)
 
     def _challenge(self, H: torch.Tensor) -> Steps:
         """Hold components against the fit that stands, on all the data."""
         fit = self._fit
         challenger = fit.new_challenger(H)
-        challenger.follow(max(1, self._step_work // H.numel()))
+        yield None
         while len(challenger) < len(fit.factors):
-            # Rows may arrive in the meantime.
-            yield None
-            challenger.follow(max(1, self._step_work // H.numel()))
+            portion = self._portion
+            challenger.follow(max(1, portion * self._step_work // H.numel()))
+            if len(challenger) < len(fit.factors):
+                # Rows may arrive in the meantime.
+                yield from itertools.repeat(None, portion)
         fit.settle(challenger)
         yield challenger
 

@@ -1,9 +1,10 @@
 """Where free components start: patterns of the data that the others explain worst."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
+from .steps import finished
 from .sweeps import Data, exact_weights, squared_residuals
 
 __all__ = ["as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
@@ -31,6 +32,13 @@ def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
     Tensor (K, F)
         The components. One stays empty where all is explained.
     """
+    return finished(_seeded_by_steps(X, H, empty, residual=residual))
+
+
+def _seeded_by_steps(
+    X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
+) -> Generator[None, None, torch.Tensor]:
+    """Do what `seed_worst` does, component by component."""
     H = H.clone()
     H[list(empty)] = 0
     for k in empty:
@@ -43,6 +51,7 @@ def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
         if seed is None:
             break
         H[k] = seed
+        yield None
     return H
 
 
@@ -62,14 +71,14 @@ def as_shape(pattern: torch.Tensor) -> torch.Tensor | None:
 
 def data_seeds(
     X: Data, H: torch.Tensor, free: Sequence[int], *, seed: int
-) -> Iterator[torch.Tensor]:
+) -> Iterator[torch.Tensor | None]:
     """Yield components that depend on the data, the held components and ``seed`` alone.
 
     The worst-explained patterns one after the other, what the others leave of them, patterns at
-    even distances, and four draws of patterns.
+    even distances, and four draws of patterns; and None after each part of the work on some.
     """
-    yield seed_worst(X, H, free, residual=False)
-    yield seed_worst(X, H, free, residual=True)
+    for residual in (False, True):
+        yield (yield from _seeded_by_steps(X, H, free, residual=residual))
     N = len(X)
     generator = torch.Generator().manual_seed(seed)
     even = [(2 * j + 1) * N // (2 * len(free)) for j in range(len(free))]

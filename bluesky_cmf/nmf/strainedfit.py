@@ -1,6 +1,6 @@
 """The least-squares loss with strained components: sweeps that fit strains, seeds without them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -194,9 +194,10 @@ class StrainedFit(Fit):
         rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
         sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         sample.append(self.X.take(rows))
-        self.note_sample(sample, rows)
+        self._note(sample, rows)
         held = self.held_of(rows)
-        trials = [self.sweeps(sample, start, held=held) for start in self.starts(sample, H)]
+        starts = (start for start in self.starts(sample, H) if start is not None)
+        trials = [self.sweeps(sample, start, held=held) for start in starts]
         for trial in trials:
             trial.descend(max_sweeps=_TRIAL_SWEEPS, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
@@ -237,7 +238,7 @@ class StrainedFit(Fit):
             )
         )
 
-    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor]:
+    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
         """Seed from the data as they were without strain, as far as it is known."""
         if X not in self._sampled:
             n = len(self.factors)
@@ -248,7 +249,13 @@ class StrainedFit(Fit):
         unstrained = Unstrained(cast(Blocks, X), self.tables, H, W, strains)
         return data_seeds(unstrained, H, self.rules.free, seed=self.seed)
 
-    def note_sample(self, sample: Blocks, rows: torch.Tensor) -> None:
+    def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
+        """Copy some rows, by number."""
+        sample = yield from super().some(rows, work=work)
+        self._note(sample, rows)
+        return sample
+
+    def _note(self, sample: Data, rows: torch.Tensor) -> None:
         """Keep the strains that some rows have, which sweeps over a copy of them start from."""
         factors = self.factors
         self._sampled[sample] = (
