@@ -674,7 +674,6 @@ class StreamingNMF:
         self, started: float, objective: float | torch.Tensor, *, converged: bool
     ) -> FitResult:
         factors = self._fit.factors
-        H = factors.H
         strained = factors if isinstance(factors, StrainedFactors) else None
         self._result = FitResult(
             names=self.names,
@@ -684,7 +683,7 @@ class StreamingNMF:
             converged=converged,
             seconds=time.perf_counter() - started,
             _W=factors.W.frozen(),
-            _H=H.to(self.dtype) if self.dtype != H.dtype else H.clone(),
+            _H=self._stored(factors.H),
             _scalable=factors.rules.scalable,
             _squared_residual=factors.squared.frozen(),
             _squared_norm=self._X.norm_table,
@@ -692,6 +691,13 @@ class StreamingNMF:
             _strained=() if strained is None else tuple(strained.tables.strained),
         )
         return self._result
+
+    def _stored(self, values: torch.Tensor) -> torch.Tensor:
+        """Copy values in float64 into what results are given in."""
+        if values.device.type == "cpu" and self.dtype == torch.float32:
+            # By numpy: torch is longer about it, event after event.
+            return torch.from_numpy(values.numpy().astype(np.float32))
+        return values.to(self.dtype, copy=True)
 
     # --- details ---------------------------------------------------------------------------
 

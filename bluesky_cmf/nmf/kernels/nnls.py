@@ -340,7 +340,8 @@ def nnls(C: np.ndarray, G: np.ndarray) -> np.ndarray:
 def _nnls(C, G, W):
     K = C.shape[1]
     room = _room(K)
+    for k in range(K):
+        room.passive[k] = len(C) > 0 and C[0, k] > 0.0
     for i in range(len(C)):
-        for k in range(K):
-            room.passive[k] = C[i, k] > 0.0
+        # From the second on, rows start from what the one before is made of.
         _solve_row(G, C[i], W[i], room)
