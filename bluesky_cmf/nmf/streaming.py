@@ -78,8 +78,8 @@ class StreamingNMF:
     are held or that add up to 1 say what the scale is, and then it is left alone.
 
     An event costs the same for 1,000 patterns as for 100,000: beyond some hundreds the weights of
-    older patterns are solved anew a few at a time; `refresh`, `improve` and a converged refit
-    bring all of them up to date.
+    older patterns are solved anew a few at a time, and a search follows the fit in small steps
+    beside the events; `refresh`, `improve` and a converged refit bring all of them up to date.
 
     Examples
     --------
