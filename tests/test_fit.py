@@ -11,6 +11,7 @@ import torch
 from bluesky_cmf.nmf import blocks, compressed, fit
 from bluesky_cmf.nmf.alarm import Alarm
 from bluesky_cmf.nmf.factors import Factors
+from bluesky_cmf.nmf.search import Search
 from bluesky_cmf.nmf.streaming import FitResult, StreamingNMF
 
 F, N = 700, 500
@@ -105,11 +106,15 @@ def test_events_alone_find_a_phase_that_appears_late_with_all_components_spent()
     assert results[-1].objective <= 1.05 * best_of_all(X)
 
 
+@pytest.mark.parametrize("searching", [False, True])
 def test_older_weights_are_solved_anew_in_turn_for_as_long_as_patterns_come(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, searching: bool
 ) -> None:
     monkeypatch.setattr(Alarm, "raised", lambda *_: False)
+    monkeypatch.setattr(Search, "step", lambda *_: False)
+    monkeypatch.setattr(fit, "_WINDOW_WORK", (64 if searching else 8) * F * 4)
     model, _ = streamed(ramp()[:300])
+    model._fit.search.alarm.on = searching
     times, resolve = np.zeros(N, int), Factors.resolve
 
     def noted(self: Factors, start: int, stop: int) -> None:
@@ -122,6 +127,30 @@ def test_older_weights_are_solved_anew_in_turn_for_as_long_as_patterns_come(
         model.refit()
 
     assert times[:300].min() >= 1
+
+
+@pytest.mark.parametrize("held", [None, 0.5])
+def test_an_event_in_one_kernel_is_the_same_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, held: float | None
+) -> None:
+    def last() -> FitResult:
+        model = StreamingNMF(F, 4, components=[PHASES[0]], fixed=[True])
+        model.append(ramp()[:100])
+        model.refit()
+        for pattern in ramp()[100:160]:
+            model.append(pattern, None if held is None else [np.nan, held, np.nan, np.nan])
+            model.refit()
+        return model.refit()
+
+    together = last()
+    times = []
+    monkeypatch.setattr(Factors, "follow_one", lambda *_: bool(times.append(1)))
+    apart = last()
+
+    assert len(times) > 50
+    np.testing.assert_array_equal(together.weights, apart.weights)
+    np.testing.assert_array_equal(together.components, apart.components)
+    assert together.objective == apart.objective
 
 
 def test_older_weights_are_brought_up_to_date_by_a_refresh() -> None:

@@ -61,7 +61,7 @@ def counted_starts(found: Fit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     starts = found.starts
 
-    def noted(X: object, H: torch.Tensor) -> Iterator[torch.Tensor]:
+    def noted(X: object, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
         asked.append(len(found.X))
         return starts(X, H)
 
@@ -240,6 +240,66 @@ def test_a_jump_that_following_the_fit_twice_has_not_mended_leads_to_other_start
 
     assert sampled == [0, 0]
     assert asked == [N]
+
+
+def test_a_jump_that_comes_right_after_a_round_is_looked_for_in_the_rows_that_have_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = patterns(N)
+    found = begun(X)
+    through_a_round(found)
+    found.X.append(X[:: N // 50])
+    found.follow()
+    through_a_round(found)
+    n, chosen, some = len(found.X), [], found.some
+
+    def noted(rows: torch.Tensor, **options: Any) -> Any:
+        chosen.append(int(rows.max()))
+        return some(rows, **options)
+
+    monkeypatch.setattr(found, "some", noted)
+    # Where idle time would begin elsewhere, on the rows of the round: there are hardly more.
+    found.X.append(patterns(1, seed=7)[:, ::-1].copy())
+    found.factors.follow()
+    while not found.search.due(0.9):
+        pass
+    found.search.step()
+    found.search.step()
+
+    assert chosen == [n]
+
+
+def test_a_challenge_catches_up_with_patterns_that_come_many_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = begun(patterns(300))
+    settled, settle = [], found.settle
+
+    def noted(challenger: Factorization) -> None:
+        settled.append(len(challenger))
+        settle(challenger)
+
+    monkeypatch.setattr(found, "settle", noted)
+    for seed in range(100):
+        found.X.append(patterns(100, seed=seed))
+        found.follow()
+
+    assert settled
+
+
+def test_where_everything_is_held_nothing_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = patterns(N)
+    rows = Blocks(F, dtype=torch.float32, device=torch.device("cpu"))
+    rows.append(X[:-50])
+    found = LeastSquares(rows, torch.tensor(PHASES), Rules(()), seed=0)
+    found.follow()
+    monkeypatch.setattr(found.search, "step", pytest.fail)
+
+    for row in X[-50:]:
+        found.X.append(row[None])
+        found.follow()
+
+    assert not found.search.alarm.on
 
 
 def test_beside_events_rows_of_a_challenge_come_in_portions_and_events_rest_between_them(

@@ -26,15 +26,16 @@ class Alarm:
 
     Attributes
     ----------
-    on : bool
-        Whether a search is due, or under way.
+    on, jumped : bool
+        Whether a search is due, or under way, and whether a jump was the reason.
     """
 
     def __init__(self, growth: float = 1.5) -> None:
-        self.on, self._growth = False, growth
+        self.on = self.jumped = False
+        self._growth = growth
         self._lately = self._usually = 0.0
         self._events = self._searched = 0
-        self._jump, self._jumped = _JUMP, False
+        self._jump = _JUMP
 
     def raised(self, n_patterns: int, left: float) -> bool:
         """Take in the part of the newest patterns that is left; tell whether that is an alarm."""
@@ -45,8 +46,8 @@ class Alarm:
         self._lately += (left - self._lately) / min(self._events, _LATELY)
         if self.on:
             return False
-        self._jumped = self.exceeded(self._lately)
-        self.on = self._jumped or n_patterns > self._growth * self._searched
+        self.jumped = self.exceeded(self._lately)
+        self.on = self.jumped or n_patterns > self._growth * self._searched
         if not self.on:
             self._usually += (self._lately - self._usually) / min(self._events, _USUALLY)
         return self.on
@@ -56,7 +57,7 @@ class Alarm:
         return left > self._jump * self._usually > 0
 
     def quiet(self, n_patterns: int, left: float, *, gain: float) -> None:
-        """Note that a search over so many patterns is through.
+        """Note that a search over so many patterns is through, or what of it goes with events.
 
         Parameters
         ----------
@@ -65,14 +66,14 @@ class Alarm:
         left : float
             What is left of the latest of them.
         gain : float
-            Part of the objective that it has gained. Where a jump was the reason, and this is next
-            to nothing, the next jump must be larger.
+            Part of the objective that it has gained. Where that is next to nothing, and a jump is
+            left as it was, the next one must be larger.
         """
-        self.on, self._searched = False, n_patterns
         if gain > _GAIN:
             self._jump = _JUMP
-        elif self._jumped:
+        elif self.exceeded(left):
             self._jump = min(_JUMP_AT_MOST, 2 * self._jump - 1)
-        self._jumped = False
+        self.on = self.jumped = False
+        self._searched = n_patterns
         self._lately = self._usually = left
         self._events = _USUALLY

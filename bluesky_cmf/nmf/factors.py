@@ -136,6 +136,21 @@ class Factors(Factorization):
             for begin, end in self.W.spans(first, first + len(piece)):
                 self._resolve(piece[begin - first : end - first], begin, end)
 
+    def follow_one(self, passes: int) -> bool:
+        """Take in one new row, descend, and solve for the row anew, where one kernel does all that.
+
+        Otherwise nothing is done, and False is returned.
+        """
+        n = len(self.W)
+        if self._kernels is None or len(self.X) != n + 1 or not self.rules.free or self.shapeless():
+            return False
+        self.W.extend(1)
+        self.squared.extend(1)
+        for _, _, rows in self.X.arrays(n, n + 1):
+            for gains in self._kernels.follow(passes, *self._problem(rows, n, n + 1)):
+                self._gain(*gains)
+        return True
+
     def shapeless(self) -> list[int]:
         """Tell which free components hold nothing but zeros."""
         G = self.G if self._kernels is None else self._arrays[1]
@@ -191,9 +206,14 @@ class Factors(Factorization):
             self.G[:] = self.H @ self.H.T
 
     def _resolve_fused(self, rows: np.ndarray, start: int, stop: int) -> None:
+        problem = self._problem(rows, start, stop)
+        self._gain(*self._kernels.resolve(*problem))  # type: ignore[union-attr]
+
+    def _problem(self, rows: np.ndarray, start: int, stop: int) -> tuple[Any, ...]:
+        """Give what kernels take to solve for the weights of rows of one block of the tables."""
         H, G, A, B = self._arrays
         rules = self.rules
-        gained, left, cross = self._kernels.resolve(  # type: ignore[union-attr]
+        return (
             rows,
             self.X.norms_array[start:stop],
             H,
@@ -210,9 +230,12 @@ class Factors(Factorization):
             A,
             B,
         )
-        self._W_sum += gained
-        self._squared_sum += left
-        self.held_cross += cross
+
+    def _gain(self, weights: float, squared: float, held_cross: float) -> None:
+        """Add to the sums that stand for all rows."""
+        self._W_sum += weights
+        self._squared_sum += squared
+        self.held_cross += held_cross
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:
         W, squared = self.W.view(start, stop), self.squared.view(start, stop)[:, 0]

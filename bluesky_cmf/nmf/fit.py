@@ -18,6 +18,8 @@ __all__ = ["TOL", "Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
+#: One in so many events does that while a search goes on.
+_SELDOM = 8
 #: Multiply-adds that copying a number takes as long as.
 _COPIED = 8
 #: The relative decrease over 20 sweeps that ends a converged refit.
@@ -59,7 +61,8 @@ class Fit:
     step_work = idle_step_work = 600_000
     #: Events' worth of rows that are worked on at once beside events, where rows cost less so.
     portion = 1
-    #: Growth of the data that makes it worth following the fit anew beside events.
+    #: Growth of the data that makes it worth following the fit anew beside events: less than
+    #: what makes other starts worth trying where that costs little.
     growth = 1.5
 
     def __init__(
@@ -68,7 +71,7 @@ class Fit:
         self.X, self.rules, self.seed, self.held = X, rules, seed, held
         self.factors = self._factors(X, H, held)
         self.search = Search(self)
-        self._cursor = 0
+        self._cursor = self._events = 0
 
     # --- what a loss brings ----------------------------------------------------------------
 
@@ -106,23 +109,27 @@ class Fit:
         """Take new rows in at a bounded cost; tell whether all weights are exact then."""
         factors, work = self.factors, self.X.n_features * len(self.factors.H)
         self.search.settled = False
-        first = factors.follow()
-        n = len(factors)
+        first, n = len(factors), len(self.X)
         few = n * work <= self.all_rows
-        self._wake(0 if few else first)
         if few:
+            factors.follow()
+            self._wake(0)
             for _ in range(max(1, min(self.rounds, self.all_rows // (n * work)))):
                 factors.descend(self.passes[0])
                 factors.resolve(0, n)
         else:
-            self._descend_bounded()
-            if not self.search.alarm.on:
-                # A search solves for all rows in the end.
+            self._take_in()
+            self._events += 1
+            if not self.search.alarm.on or self._events % _SELDOM == 0:
+                # A search that finds something solves for all rows in the end.
                 self._revise(max(1, _WINDOW_WORK // work), first)
-            factors.resolve(first, n)
-        if first < n and self.sampled and self.search.due(factors.unexplained(first, n)):
+        if self._searches(first) and self.search.due(factors.unexplained(first, n)):
             self.search.step()
         return few
+
+    def _searches(self, first: int) -> bool:
+        """Whether a search may go with an event that has brought rows from ``first`` on."""
+        return first < len(self.factors) and self.sampled and bool(self.rules.free)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Give what is needed to go on later, as plain arrays."""
@@ -135,6 +142,13 @@ class Fit:
     def refresh(self) -> None:
         """Solve for the weights of all rows."""
         self.factors.resolve(0, len(self.factors))
+
+    def _take_in(self) -> None:
+        """Take new rows in, descend, and solve for the new rows anew."""
+        first = self.factors.follow()
+        self._wake(first)
+        self._descend_bounded()
+        self.factors.resolve(first, len(self.factors))
 
     def _revise(self, count: int, n: int) -> None:
         """Solve anew for the next of the first ``n`` rows, those that are not new."""

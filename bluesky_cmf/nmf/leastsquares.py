@@ -40,8 +40,8 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
-        if not uses_graphs(X.device):
-            # A graph takes no step of a search with it.
+        if rules.extrapolable and not uses_graphs(X.device):
+            # Other sweeps take longer than a step may, and a graph takes no step with it.
             self.growth = _GROWTH
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
@@ -62,7 +62,7 @@ class LeastSquares(Fit):
         self._cursor = start + self._window
         self._graphed(start)
         # A look waits for the device. With the alarm on, events go the other way and search.
-        if n % self._look_every == 0 and self.sampled:
+        if n % self._look_every == 0 and self._searches(n):
             self.search.due(self.factors.unexplained(n, n + 1))
         return False
 
@@ -114,6 +114,10 @@ class LeastSquares(Fit):
         H, B = self.factors.H, self.factors.B
         compressed = yield from compress_by_steps(self.X, rows, H, B, work=work)
         return compressed
+
+    def _take_in(self) -> None:
+        if not self.factors.follow_one(self.passes[1]):
+            super()._take_in()
 
     def _descend_bounded(self) -> None:
         # The statistics stand for all rows.

@@ -33,7 +33,7 @@ MARGIN = 2e-4
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
 #: Growth of the data that makes it worth trying other starts beside events, where nothing jumps.
-_ELSEWHERE = 1.5
+_ELSEWHERE_GROWTH = 1.5
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -84,9 +84,9 @@ class Search:
         self._near: Steps | None = None
         self._far: Steps | None = None
         self._ground: _Ground | None = None
-        #: Rows when each of them was begun.
-        self._near_rows = self._far_rows = 0
-        #: Whether the fit is followed once more, for what a round before has left unexplained.
+        #: Rows when each of them was begun, and in the last search elsewhere that came to its end.
+        self._near_rows = self._far_rows = self._tried_rows = 0
+        #: Whether the fit is followed once more, for a jump that following it has left.
         self._again = False
         self._step_work, self._portion = fit.step_work, 1
         #: Largest part of the objective that was gained at once in the round.
@@ -112,7 +112,7 @@ class Search:
         n = len(self._fit.X)
         if self.alarm.raised(n, left):
             # What was begun before may know nothing of what has raised the alarm.
-            self._drop_before(n / _STALE)
+            self._drop_before(math.inf if self.alarm.jumped else n / _STALE)
         return self.alarm.on
 
     def drop(self) -> None:
@@ -121,6 +121,7 @@ class Search:
 
     def _drop_before(self, n: float) -> None:
         """Forget what was begun when there were fewer than ``n`` rows."""
+        self._again = False
         if self._near_rows < n:
             self._near = None
         if self._far_rows < n:
@@ -201,12 +202,13 @@ class Search:
             self._far = None
         self._near = None
         jumped = self.alarm.exceeded(self._left(len(fit.factors)))
-        # Once more, first: what leaves so much may have come since.
         self._again = jumped and not self._again
         if self._again:
+            # What leaves so much may have come since these rows were chosen.
+            self._far = self._ground = None
             return
         self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
-        if not jumped and n <= _ELSEWHERE * self._far_rows:
+        if not jumped and n <= _ELSEWHERE_GROWTH * self._tried_rows:
             # Only idle time has more to do.
             self._rest(n)
 
@@ -230,7 +232,7 @@ class Search:
         if best.curve[-1] < (1 - MARGIN) * ground.found:
             yield from _sweep_on(best, fit.trial_sweeps)
             yield from self._challenge(best.H)
-        self._far = None
+        self._far, self._tried_rows = None, ground.n
         self.settled = ground.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
         self._rest(ground.n)
 
@@ -260,12 +262,15 @@ class Search:
         fit = self._fit
         challenger = fit.new_challenger(H)
         yield None
-        while len(challenger) < len(fit.factors):
-            portion = self._portion
-            challenger.follow(max(1, portion * self._step_work // H.numel()))
-            if len(challenger) < len(fit.factors):
-                # Rows may arrive in the meantime.
-                yield from itertools.repeat(None, portion)
+        known = len(fit.factors)
+        while True:
+            portion, n = self._portion, len(fit.factors)
+            # Rows may arrive in the meantime, but not faster than they are taken in.
+            challenger.follow(max(1, portion * self._step_work // H.numel(), 2 * (n - known)))
+            if len(challenger) == n:
+                break
+            known = n
+            yield from itertools.repeat(None, portion)
         fit.settle(challenger)
         yield challenger
 

@@ -264,7 +264,7 @@ class StreamingNMF:
         Parameters
         ----------
         budget : float
-            Seconds; at most one step more is spent: a sweep, the seeding of one start, or the
+            Seconds; at most one step more is spent: a sweep, the seeding of a component, or the
             weights of some hundred patterns. Where there are many patterns the search goes on, at
             the next call, from where it stopped.
         interrupted : callable, optional

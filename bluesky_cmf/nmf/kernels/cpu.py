@@ -21,6 +21,7 @@ from .products import (
 __all__ = [
     "add_transposed_times",
     "descend_components",
+    "follow",
     "gram",
     "inner",
     "nnls",
@@ -232,6 +233,24 @@ def descend_components(H, A, B, l1, l2, free, passes, G):
     gram(H, G)
 
 
+@compiled
+def follow(
+    passes, X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
+):
+    """Solve for the weights of rows, descend on the components, and solve anew: an event.
+
+    Returns what `resolve` does, both times.
+    """
+    first = resolve(
+        X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
+    )
+    descend_components(H, A, B, l1, l2, free, passes, GH)
+    second = resolve(
+        X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
+    )
+    return first, second
+
+
 def warm_up() -> None:
     """Compile the kernels, or load them from the cache."""
     nothing, none_held = np.empty((0, 0)), np.empty((0, 0))
@@ -249,6 +268,8 @@ def warm_up() -> None:
         times_by_row(X, H, C)
         shares = np.zeros(0, np.int64), free, np.empty((2, 0))
         masters = C, norms.copy(), A.copy(), B
-        resolve(X, norms, H, A, 0.0, 0.0, np.nan, none_held, *shares, *masters)
+        problem = X, norms, H, A, 0.0, 0.0, np.nan, none_held, *shares, *masters
+        resolve(*problem)
+        follow(1, *problem)
         descend_components(H, A, B, 0.0, 0.0, free, 1, A.copy())
     nnls(np.ones((1, 1)), np.ones((1, 1)))
