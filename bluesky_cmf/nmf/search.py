@@ -247,7 +247,7 @@ class Search:
         return self._fit.factors.unexplained(max(0, n - _LATEST), n)
 
     def _sample(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
-        """Copy some of ``n`` rows: at even distances, and those that are explained worst."""
+        """Choose some of ``n`` rows, at even distances and those that are explained worst."""
         fit = self._fit
         even = torch.linspace(0, n - 1, fit.sample).long()
         left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
@@ -267,7 +267,7 @@ class Search:
             portion, n = self._portion, len(fit.factors)
             # Rows may arrive in the meantime, but not faster than they are taken in.
             challenger.follow(max(1, portion * self._step_work // H.numel(), 2 * (n - known)))
-            if len(challenger) == n:
+            if len(challenger) >= n:
                 break
             known = n
             yield from itertools.repeat(None, portion)
