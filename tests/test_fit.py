@@ -284,7 +284,7 @@ def test_without_numba_torch_follows_the_same_way(monkeypatch: pytest.MonkeyPatc
 
 
 def quiet_alarm(level: float) -> Alarm:
-    alarm = Alarm()
+    alarm = Alarm(1.5)
     alarm.quiet(1000, level, gain=0.1)
     assert not any(alarm.raised(1000 + n, level) for n in range(100))
     return alarm

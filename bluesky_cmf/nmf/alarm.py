@@ -21,7 +21,7 @@ class Alarm:
 
     Parameters
     ----------
-    growth : float, optional
+    growth : float
         Growth of the data since the last search that makes another one due.
 
     Attributes
@@ -30,7 +30,7 @@ class Alarm:
         Whether a search is due, or under way, and whether a jump was the reason.
     """
 
-    def __init__(self, growth: float = 1.5) -> None:
+    def __init__(self, growth: float) -> None:
         self.on = self.jumped = False
         self._growth = growth
         self._lately = self._usually = 0.0

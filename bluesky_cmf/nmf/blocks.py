@@ -122,30 +122,18 @@ class Blocks:
 
     def times(self, H: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """X[start:stop] Hᵀ, (M, K), for H (K, F)."""
-        kernels, products = kernels_for(self.device), device_products(self.device)
-        if kernels is None and products is None:
-            parts = [rows @ H.T for _, rows in self.chunks(start, stop)]
-            return torch.cat([H.new_zeros(0, len(H)), *parts])
         stop = self._length if stop is None else min(stop, self._length)
         product = H.new_empty(max(0, stop - start), len(H))
-        for first, piece in self.pieces(start, stop):
-            part = product[first - start : first - start + len(piece)]
-            if products is not None:
-                products.times(piece, H, part)
-            elif kernels is not None:
-                kernels.times(piece.numpy(), H.numpy(), part.numpy())
+        # Kernels convert numbers one by one.
+        parts = self.pieces if _has_kernels(self.device) else self.chunks
+        for first, piece in parts(start, stop):
+            _multiply(piece, H, product[first - start : first - start + len(piece)])
         return product
 
     def times_some(self, rows: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
         """XHᵀ of some rows, (M, K), for H (K, F) and numbers (M,) that rise."""
-        kernels, products = kernels_for(self.device), device_products(self.device)
-        some, product = self.take(rows), H.new_empty(len(rows), len(H))
-        if products is not None:
-            products.times(some, H, product)
-        elif kernels is not None:
-            kernels.times(some.numpy(), H.numpy(), product.numpy())
-        else:
-            product[:] = some.to(torch.float64) @ H.T
+        product = H.new_empty(len(rows), len(H))
+        _multiply(self.take(rows), H, product)
         return product
 
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
@@ -229,3 +217,18 @@ class Blocks:
         # One after the other: the same bits, however the rows came.
         for norm in found:
             self.half_norm += 0.5 * norm
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return kernels_for(device) is not None or device_products(device) is not None
+
+
+def _multiply(rows: torch.Tensor, H: torch.Tensor, product: torch.Tensor) -> None:
+    """Put rows Hᵀ into ``product`` (M, K)."""
+    kernels, products = kernels_for(rows.device), device_products(rows.device)
+    if products is not None:
+        products.times(rows, H, product)
+    elif kernels is not None:
+        kernels.times(rows.numpy(), H.numpy(), product.numpy())
+    else:
+        product[:] = rows.to(torch.float64) @ H.T

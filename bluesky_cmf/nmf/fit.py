@@ -10,7 +10,7 @@ from .blocks import Blocks
 from .factorization import Factorization
 from .rows import Rows
 from .rules import Rules
-from .search import FINALISTS, MARGIN, MAX_SWEEPS, Search
+from .search import ELSEWHERE_GROWTH, FINALISTS, MARGIN, MAX_SWEEPS, Search
 from .seeds import as_shape, data_seeds, match_components, worst_of
 from .sweeps import Data, Sweeps
 
@@ -61,9 +61,6 @@ class Fit:
     step_work = idle_step_work = 600_000
     #: Events' worth of rows that are worked on at once beside events, where rows cost less so.
     portion = 1
-    #: Growth of the data that makes it worth following the fit anew beside events: less than
-    #: what makes other starts worth trying where that costs little.
-    growth = 1.5
 
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
@@ -102,6 +99,11 @@ class Fit:
     def sampled(self) -> bool:
         """Whether there are so many rows that a search goes over some of them."""
         return self.X.n_blocks > 1
+
+    @property
+    def growth(self) -> float:
+        """Growth of the data that makes it worth following the fit anew beside events."""
+        return ELSEWHERE_GROWTH
 
     # --- events ----------------------------------------------------------------------------
 

@@ -40,12 +40,16 @@ class LeastSquares(Fit):
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
     ) -> None:
-        if rules.extrapolable and not uses_graphs(X.device):
-            # Other sweeps take longer than a step may, and a graph takes no step with it.
-            self.growth = _GROWTH
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
+
+    @property
+    def growth(self) -> float:
+        """Growth of the data that makes it worth following the fit anew beside events."""
+        # Other sweeps take longer than a step may, and a graph takes no step with it.
+        often = self.rules.extrapolable and not uses_graphs(self.X.device)
+        return _GROWTH if often else super().growth
 
     def follow(self) -> bool:
         """Take new rows in at a bounded cost; tell whether all weights are exact then."""

@@ -18,7 +18,7 @@ from .sweeps import Data, Descent, Sweeps
 if TYPE_CHECKING:
     from .fit import Fit
 
-__all__ = ["FINALISTS", "MARGIN", "MAX_SWEEPS", "Search"]
+__all__ = ["ELSEWHERE_GROWTH", "FINALISTS", "MARGIN", "MAX_SWEEPS", "Search"]
 
 #: How many of the starts go on.
 FINALISTS = 3
@@ -33,7 +33,7 @@ MARGIN = 2e-4
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
 #: Growth of the data that makes it worth trying other starts beside events, where nothing jumps.
-_ELSEWHERE_GROWTH = 1.5
+ELSEWHERE_GROWTH = 1.5
 #: Rows that set the standard for those that come after a search.
 _LATEST = 64
 
@@ -208,7 +208,7 @@ class Search:
             self._far = self._ground = None
             return
         self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
-        if not jumped and n <= _ELSEWHERE_GROWTH * self._tried_rows:
+        if not jumped and n <= ELSEWHERE_GROWTH * self._tried_rows:
             # Only idle time has more to do.
             self._rest(n)
 

@@ -1,5 +1,6 @@
 """The least-squares loss with strained components: sweeps that fit strains, seeds without them."""
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -13,6 +14,7 @@ from .rows import Rows
 from .rules import Rules
 from .search import FINALISTS, MARGIN, MAX_SWEEPS
 from .seeds import data_seeds
+from .steps import finished
 from .strainedfactors import StrainedFactors
 from .strainedrows import Seen
 from .sweeps import LOST, PASSES, Data, Pace, Sweeps
@@ -192,9 +194,7 @@ class StrainedFit(Fit):
         # Starts are compared on some rows; what the best of them led to, on all.
         n, H = len(self.factors), self.factors.H
         rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
-        sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
-        sample.append(self.X.take(rows))
-        self._note(sample, rows)
+        sample = finished(self.some(rows, work=lambda: sys.maxsize))
         held = self.held_of(rows)
         starts = (start for start in self.starts(sample, H) if start is not None)
         trials = [self.sweeps(sample, start, held=held) for start in starts]
@@ -250,19 +250,15 @@ class StrainedFit(Fit):
         return data_seeds(unstrained, H, self.rules.free, seed=self.seed)
 
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
-        """Copy some rows, by number."""
+        """Copy some rows, by number, and note their strains, which sweeps over them start from."""
         sample = yield from super().some(rows, work=work)
-        self._note(sample, rows)
-        return sample
-
-    def _note(self, sample: Data, rows: torch.Tensor) -> None:
-        """Keep the strains that some rows have, which sweeps over a copy of them start from."""
         factors = self.factors
         self._sampled[sample] = (
             Seen(self.tables, device=self.X.device),
             factors.W.tensor()[rows][:, self.tables.strained],
             factors.strains.tensor()[rows],
         )
+        return sample
 
     def _descend_bounded(self) -> None:
         # The statistics stand for all rows.

@@ -79,7 +79,8 @@ class StreamingNMF:
 
     An event costs the same for 1,000 patterns as for 100,000: beyond some hundreds the weights of
     older patterns are solved anew a few at a time, and a search follows the fit in small steps
-    beside the events; `refresh`, `improve` and a converged refit bring all of them up to date.
+    beside the events. `refresh` and a converged refit bring all of them up to date, and `improve`
+    does where it finds a better fit.
 
     Examples
     --------
