@@ -32,7 +32,7 @@ from bluesky_cmf.errors import InputError
 from bluesky_cmf.figure import LiveNMFPlot
 from bluesky_cmf.figure.artists import TROUBLE, abbreviated, outline
 from bluesky_cmf.nmf.results import FitResult, RowFit
-from bluesky_cmf.nmf.rows import Frozen
+from bluesky_cmf.nmf.rows import Frozen, Rows
 
 Emit = Callable[[str, dict[str, Any]], None]
 
@@ -44,6 +44,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def frozen(values: np.ndarray) -> Frozen:
+    rows = Rows(values.shape[1], device=torch.device("cpu"))
+    rows.replace(torch.tensor(values, dtype=torch.float64))
+    return rows.frozen()
 
 
 @dataclass
@@ -129,10 +135,10 @@ class Scan:
             n,
             converged,
             0.0125,
-            Frozen((torch.tensor(self.W[:n]),), n),
+            frozen(self.W[:n]),
             torch.tensor(self.H),
             (),
-            Frozen((torch.tensor(self.r[:n, None] ** 2),), n),
+            frozen(self.r[:n, None] ** 2),
             torch.ones(n),
         )
         self.run.snapshot(result, [self.point(i) for i in range(self.n)])

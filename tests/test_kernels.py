@@ -82,6 +82,21 @@ def test_fused_gram_and_inner_products_are_those_of_numpy(shape, seed):
     assert fused.inner(V, V[::-1].copy()) == pytest.approx((V * V[::-1]).sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize("first", range(8))
+def test_products_of_the_rows_that_moved_have_the_bits_that_those_of_all_rows_have(first):
+    V, whole, part = (
+        np.random.default_rng(first).random((7, 1100)),
+        np.empty((7, 7)),
+        np.empty((7, 7)),
+    )
+    fused.gram(V, part)
+    V[first:] *= 1.1
+    fused.gram(V, whole)
+    fused.gram_from(V, first, part)
+
+    np.testing.assert_array_equal(part, whole)
+
+
 def test_several_blocks_are_swept_as_one(monkeypatch):
     """Beyond one block torch does the work, from the same formulas."""
     monkeypatch.setattr("bluesky_cmf.nmf.blocks._FIRST_ROWS", 4)
@@ -187,5 +202,5 @@ def test_a_kernel_is_compiled_anew_where_one_that_it_calls_has_changed(tmp_path)
 
     assert ask() == 6.0
     assert list(package.glob("__pycache__/kernels-*/**/*.nbc")), "nothing was kept"
-    products.write_text(products.read_text().replace("g += v[j] * u[j]", "g += 2 * v[j] * u[j]"))
+    products.write_text(products.read_text().replace("g0 += v[j] * a[j]", "g0 += 2 * v[j] * a[j]"))
     assert ask() == 12.0

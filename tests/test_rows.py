@@ -11,6 +11,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(module, "_PAGE_BLOCKS", 2)
 
 
 def filled(n: int) -> tuple[Rows, np.ndarray]:

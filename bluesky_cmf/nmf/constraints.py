@@ -236,9 +236,11 @@ def as_numbers(name: str, value: npt.ArrayLike, dtype: torch.dtype) -> npt.NDArr
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"numbers of dtype {array.dtype} and shape {array.shape}")
+        target = np.float64 if dtype == torch.float64 else np.float32
         # A copy in native byte order: torch takes no other, and warns of read-only memory.
+        if array.dtype == target:
+            return np.array(array, dtype=target, order="C")
         with np.errstate(over="ignore", under="ignore"):
-            target = np.float64 if dtype == torch.float64 else np.float32
             return np.array(array, dtype=target, order="C")
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: expected real numbers in a tensor or array ({error})") from error

@@ -44,6 +44,7 @@ class Factorization(ABC):
         self.X, self.rules, self.held = X, rules, held
         self.H = H.clone(memory_format=torch.contiguous_format)
         self.H /= self.scale[:, None]
+        self.n_components = len(H)
         self.W, self.squared = Rows(len(H), device=X.device), Rows(1, device=X.device)
 
     def __len__(self) -> int:
@@ -98,6 +99,10 @@ class Factorization(ABC):
         """Tell which free components hold nothing but zeros."""
         largest = self.H.amax(1).tolist()
         return [k for k in self.rules.free if largest[k] <= 0]
+
+    def rounded(self, dtype: torch.dtype) -> torch.Tensor | npt.NDArray[Any]:
+        """Copy the components into what results are given in."""
+        return self.H.to(dtype, copy=True)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""

@@ -146,8 +146,10 @@ class Factors(Factorization):
             return False
         self.W.extend(1)
         self.squared.extend(1)
+        products, shapes = self._shared.room(n), self._shared.shapes
         for _, _, rows in self.X.arrays(n, n + 1):
-            for gains in self._kernels.follow(passes, *self._problem(rows, n, n + 1)):
+            problem = self._problem(rows, n, n + 1, products)
+            for gains in self._kernels.follow(passes, shapes, *problem):
                 self._gain(*gains)
         return True
 
@@ -174,6 +176,14 @@ class Factors(Factorization):
             meat[i] = known
         bread = gram + rules.l2 * np.eye(len(gram)) if rules.l2 else gram
         return weight_covariance(bread, meat, free, add_up=rules.total is not None)
+
+    def rounded(self, dtype: torch.dtype) -> torch.Tensor | npt.NDArray[Any]:
+        """Copy the components into what results are given in."""
+        if self._kernels is not None and dtype == torch.float32:
+            # By numpy: torch is longer about it, event after event.
+            rounded: npt.NDArray[Any] = self._arrays[0].astype(np.float32)
+            return rounded
+        return super().rounded(dtype)
 
     def reseed(self, k: int, pattern: torch.Tensor) -> None:
         """Give a component another shape, (F,); weights stay until they are solved for."""
@@ -206,10 +216,12 @@ class Factors(Factorization):
             self.G[:] = self.H @ self.H.T
 
     def _resolve_fused(self, rows: np.ndarray, start: int, stop: int) -> None:
-        problem = self._problem(rows, start, stop)
+        problem = self._problem(rows, start, stop, self._shared.array(start, stop))
         self._gain(*self._kernels.resolve(*problem))  # type: ignore[union-attr]
 
-    def _problem(self, rows: np.ndarray, start: int, stop: int) -> tuple[Any, ...]:
+    def _problem(
+        self, rows: np.ndarray, start: int, stop: int, products: np.ndarray
+    ) -> tuple[Any, ...]:
         """Give what kernels take to solve for the weights of rows of one block of the tables."""
         H, G, A, B = self._arrays
         rules = self.rules
@@ -224,7 +236,7 @@ class Factors(Factorization):
             _NONE_HELD if self.held is None else self.held.array(start, stop),
             self._shared.constant,
             self._free,
-            self._shared.array(start, stop),
+            products,
             self.W.array(start, stop),
             self.squared.array(start, stop)[:, 0],
             A,

@@ -109,7 +109,7 @@ class Fit:
 
     def follow(self) -> bool:
         """Take new rows in at a bounded cost; tell whether all weights are exact then."""
-        factors, work = self.factors, self.X.n_features * len(self.factors.H)
+        factors, work = self.factors, self.X.n_features * self.factors.n_components
         self.search.settled = False
         first, n = len(factors), len(self.X)
         few = n * work <= self.all_rows
@@ -231,7 +231,7 @@ class Fit:
         """Copy the weights that are held of some rows, by number."""
         if self.held is None:
             return None
-        some = Rows(len(self.factors.H), device=self.X.device)
+        some = Rows(self.factors.n_components, device=self.X.device)
         some.replace(self.held.tensor()[rows])
         return some
 

@@ -35,7 +35,8 @@ class HeldProducts:
 
     def restart(self, H: torch.Tensor) -> None:
         """Begin anew, with the shapes of the same components of H (K, F)."""
-        self._H = H[self.constant.tolist()].numpy()
+        #: The shapes, (number of them, F), as kernels take them.
+        self.shapes = H[self.constant.tolist()].numpy()
         self._table = Rows(len(self.constant), device=self._X.device)
 
     def follow(self, stop: int) -> None:
@@ -47,6 +48,14 @@ class HeldProducts:
                 for begin, end in self._table.spans(first, last):
                     self._multiply(rows[begin - first : end - first], begin, end)
 
+    def room(self, number: int) -> np.ndarray:
+        """Give where the products of a row go, (1, number of them), to one who multiplies it.
+
+        The products of all rows before it have to be there.
+        """
+        self._table.extend(max(0, number + 1 - len(self._table)))
+        return self._table.array(number, number + 1)
+
     def array(self, start: int, stop: int) -> np.ndarray:
         """Give the products of rows of one block of a table, (M, number of them)."""
         self.follow(stop)
@@ -54,4 +63,4 @@ class HeldProducts:
 
     def _multiply(self, rows: np.ndarray, start: int, stop: int) -> None:
         kernels = kernels_for(self._X.device)
-        kernels.times_by_row(rows, self._H, self._table.array(start, stop))  # type: ignore[union-attr]
+        kernels.times_by_row(rows, self.shapes, self._table.array(start, stop))  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ class FitResult:
     converged: bool
     seconds: float
     _W: Frozen = field(repr=False)
-    _H: torch.Tensor = field(repr=False)
+    _H: torch.Tensor | Array = field(repr=False)
     _scalable: tuple[int, ...] = field(repr=False)
     _squared_residual: Frozen = field(repr=False)
     _squared_norm: torch.Tensor = field(repr=False)
@@ -108,7 +108,7 @@ class FitResult:
     @cached_property
     def weights(self) -> Array:
         """Weights of the components, (N, K)."""
-        return _frozen((self._W.tensor() * self._scale).to(self._H.dtype))
+        return _frozen((self._W.tensor() * self._scale).to(self._shapes.dtype))
 
     @cached_property
     def strains(self) -> Array:
@@ -118,14 +118,19 @@ class FitResult:
         return _frozen(spread_strains(own, W, self._strained))
 
     @cached_property
+    def _shapes(self) -> torch.Tensor:
+        """The components as the fit has them, (K, F)."""
+        return torch.as_tensor(self._H)
+
+    @cached_property
     def _scale(self) -> torch.Tensor:
         """What components are divided by, and weights multiplied, (K,)."""
-        return scales(self._H, self._scalable).to(torch.float64)
+        return scales(self._shapes, self._scalable).to(torch.float64)
 
     @cached_property
     def components(self) -> Array:
         """The components, (K, F)."""
-        return _frozen(self._H / self._scale.to(self._H.dtype)[:, None])
+        return _frozen(self._shapes / self._scale.to(self._shapes.dtype)[:, None])
 
     def fractions(self, x: npt.ArrayLike | None = None) -> Array:
         """Give the part that each component has in the intensity of each pattern's fit.

@@ -247,7 +247,7 @@ class StreamingNMF:
         if self._rebuild:
             self._fit, self._rebuild = self._engine(), False
         self._exact = self._fit.follow()
-        converged, objective = not self._components.free, self._fit.latest_objective
+        converged, objective = not self._fit.rules.free, self._fit.latest_objective
         if converge:
             converged, self._exact = self._fit.converge(), True
             objective = self._fit.objective
@@ -684,7 +684,7 @@ class StreamingNMF:
             converged=converged,
             seconds=time.perf_counter() - started,
             _W=factors.W.frozen(),
-            _H=self._stored(factors.H),
+            _H=factors.rounded(self.dtype),
             _scalable=factors.rules.scalable,
             _squared_residual=factors.squared.frozen(),
             _squared_norm=self._X.norm_table,
@@ -692,13 +692,6 @@ class StreamingNMF:
             _strained=() if strained is None else tuple(strained.tables.strained),
         )
         return self._result
-
-    def _stored(self, values: torch.Tensor) -> torch.Tensor:
-        """Copy values in float64 into what results are given in."""
-        if values.device.type == "cpu" and self.dtype == torch.float32:
-            # By numpy: torch is longer about it, event after event.
-            return torch.from_numpy(values.numpy().astype(np.float32))
-        return values.to(self.dtype, copy=True)
 
     # --- details ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from .products import (
     add_transposed_times,
     compiled,
     gram,
+    gram_from,
     inner,
     squared_norms,
     times,
@@ -230,17 +231,20 @@ def descend_components(H, A, B, l1, l2, free, passes, G):
         A, B = A.copy(), B.copy()
         _penalise(A, B, l1, l2)
     _descend_columns(H, A, B, free, passes)
-    gram(H, G)
+    # Those before the first that is free have not moved.
+    gram_from(H, free[0] if len(free) else len(H), G)
 
 
 @compiled
 def follow(
-    passes, X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
+    passes, shapes, X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
 ):
     """Solve for the weights of rows, descend on the components, and solve anew: an event.
 
-    Returns what `resolve` does, both times.
+    ``shapes`` (n, F) are the components ``constant``, and ``products`` are given here. Returns what
+    `resolve` does, both times.
     """
+    times_by_row(X, shapes, products)
     first = resolve(
         X, norms, H, GH, l1, l2, total, held, constant, free, products, W, squared, A, B
     )
@@ -270,6 +274,6 @@ def warm_up() -> None:
         masters = C, norms.copy(), A.copy(), B
         problem = X, norms, H, A, 0.0, 0.0, np.nan, none_held, *shares, *masters
         resolve(*problem)
-        follow(1, *problem)
+        follow(1, H[:0], *problem)
         descend_components(H, A, B, 0.0, 0.0, free, 1, A.copy())
     nnls(np.ones((1, 1)), np.ones((1, 1)))

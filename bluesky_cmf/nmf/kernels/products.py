@@ -18,6 +18,7 @@ __all__ = [
     "add_transposed_times",
     "compiled",
     "gram",
+    "gram_from",
     "inner",
     "squared_norms",
     "times",
@@ -285,18 +286,41 @@ def inner(V, U):
 @compiled
 def gram(V, G):
     """G = VVᵀ for V (K, M)."""
+    gram_from(V, 0, G)
+
+
+@compiled
+def gram_from(V, first, G):
+    """G = VVᵀ for V (K, M), where the products of the rows before ``first`` are there already.
+
+    Each product has the same bits, whichever row is the first.
+    """
     K, M = V.shape
-    G[:] = 0.0
-    for first in range(0, M, COLUMNS):
-        last = min(M, first + COLUMNS)
-        for k in range(K):
-            v = V[k, first:last]
-            for m in range(k + 1):
-                u = V[m, first:last]
-                g = 0.0
-                for j in range(len(v)):
-                    g += v[j] * u[j]
-                G[k, m] += g
-    for k in range(K):
+    for k in range(first, K):
+        G[k, : k + 1] = 0.0
+    for begin in range(0, M, COLUMNS):
+        end = min(M, begin + COLUMNS)
+        n = end - begin
+        for k in range(first, K):
+            v, m = V[k, begin:end], 0
+            # Three at a time: what is loaded is used several times.
+            while m + 3 <= k + 1:
+                a, b, c = V[m, begin:end], V[m + 1, begin:end], V[m + 2, begin:end]
+                g0 = g1 = g2 = 0.0
+                for j in range(n):
+                    g0 += v[j] * a[j]
+                    g1 += v[j] * b[j]
+                    g2 += v[j] * c[j]
+                G[k, m] += g0
+                G[k, m + 1] += g1
+                G[k, m + 2] += g2
+                m += 3
+            while m <= k:
+                a, g0 = V[m, begin:end], 0.0
+                for j in range(n):
+                    g0 += v[j] * a[j]
+                G[k, m] += g0
+                m += 1
+    for k in range(first, K):
         for m in range(k):
             G[m, k] = G[k, m]
