@@ -339,3 +339,32 @@ def test_a_step_that_fails_ends_nothing_but_itself(monkeypatch: pytest.MonkeyPat
             idle_steps_to_a_better_fit(found)
 
     assert idle_steps_to_a_better_fit(found) < 100
+
+
+def with_a_stranger(X: np.ndarray, share: float) -> np.ndarray:
+    """Add to the first patterns what no component is there for."""
+    X, n = X.copy(), int(share * len(X))
+    hump = np.exp(-0.5 * ((np.arange(F) - 75.0) / 20) ** 2)
+    X[:n] += np.linspace(0.5, 0, n)[:, None] * hump
+    return X
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules((1, 2, 3)), Rules((1, 2, 3), l1=1e-9)], ids=["weighed", "not weighed"]
+)
+def test_a_few_rows_that_no_component_explains_do_not_keep_others_from_being_fitted(
+    rules: Rules,
+) -> None:
+    X = with_a_stranger(patterns(N), share=0.05)
+    rows = Blocks(F, dtype=torch.float32, device=torch.device("cpu"))
+    rows.append(X)
+    H = torch.zeros(4, F, dtype=torch.float64)
+    H[0] = torch.tensor(PHASES[0])
+    found = LeastSquares(rows, H, rules, seed=0)
+    found.follow()
+    while not found.search.settled:
+        found.search.step(idle=True)
+    searched = found.objective
+    found.converge()
+
+    assert searched == pytest.approx(found.objective, rel=1e-3)

@@ -63,6 +63,10 @@ class Compressed:
         """U and V."""
         return self.U, self.V
 
+    def scaled(self, factors: torch.Tensor) -> "Compressed":
+        """Multiply each row by a factor (N,)."""
+        return Compressed(self.U * factors[:, None], self.V, self.norms * factors.square())
+
     def sample(self, rows: torch.Tensor) -> "Compressed":
         """Give some of the rows."""
         return Compressed(self.U[rows], self.V, self.norms[rows])

@@ -227,6 +227,15 @@ class Fit:
             yield None
         return sample
 
+    @property
+    def weighs_rows(self) -> bool:
+        """Whether rows of a sample can count for what they stand for."""
+        return False
+
+    def weighted(self, data: Data, weights: torch.Tensor) -> Data:
+        """Let rows of a sample count as often as ``weights`` (M,) say."""
+        raise NotImplementedError
+
     def held_of(self, rows: torch.Tensor) -> Rows | None:
         """Copy the weights that are held of some rows, by number."""
         if self.held is None:

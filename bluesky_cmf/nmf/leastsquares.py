@@ -119,6 +119,22 @@ class LeastSquares(Fit):
         compressed = yield from compress_by_steps(self.X, rows, H, B, work=work)
         return compressed
 
+    @property
+    def weighs_rows(self) -> bool:
+        """Whether rows of a sample can count for what they stand for."""
+        # They are multiplied by a factor, and so are their weights: nothing may be said of these.
+        return self.rules.extrapolable and not self.rules.penalised
+
+    def weighted(self, data: Data, weights: torch.Tensor) -> Data:
+        """Let rows of a sample count as often as ``weights`` (M,) say."""
+        factors = weights.sqrt().to(self.X.device)
+        if isinstance(data, Compressed):
+            return data.scaled(factors)
+        rows = cast(Blocks, data).stored()
+        scaled = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        scaled.append(rows * factors.to(rows.dtype)[:, None])
+        return scaled
+
     def _take_in(self) -> None:
         if not self.factors.follow_one(self.passes[1]):
             super()._take_in()

@@ -12,8 +12,8 @@ from .alarm import Alarm
 from .deadline import Deadline
 from .factorization import Factorization
 from .results import relative
-from .rows import Rows
-from .sweeps import Data, Descent, Sweeps
+from .sample import Sample, choose_rows
+from .sweeps import Descent, Sweeps
 
 if TYPE_CHECKING:
     from .fit import Fit
@@ -43,15 +43,13 @@ Steps = Generator[Factorization | None, None, None]
 
 @dataclass(frozen=True)
 class _Ground:
-    """Some of the first ``n`` rows, and the objectives to beat: on them, and on all rows.
+    """A sample, and the objectives to beat: on it, and on all rows.
 
     There were ``until`` rows when it had been found what is to be beaten.
     """
 
-    n: int
+    sample: Sample
     until: int
-    data: Data
-    held: Rows | None
     found: float
     before: float
 
@@ -88,7 +86,11 @@ class Search:
         self._near_rows = self._far_rows = self._tried_rows = 0
         #: Whether the fit is followed once more, for a jump that following it has left.
         self._again = False
+        #: Whether rows count for what they stand for in the round: where those that are explained
+        #: worst have led nowhere. Whether the last challenge was won.
+        self._fair = self._won = False
         self._step_work, self._portion = fit.step_work, 1
+        self._idle = False
         #: Largest part of the objective that was gained at once in the round.
         self._gain = 0.0
 
@@ -121,12 +123,12 @@ class Search:
 
     def _drop_before(self, n: float) -> None:
         """Forget what was begun when there were fewer than ``n`` rows."""
-        self._again = False
+        self._again = self._fair = False
         if self._near_rows < n:
             self._near = None
         if self._far_rows < n:
             self._far = None
-        if self._ground is not None and self._ground.n < n:
+        if self._ground is not None and self._ground.sample.n < n:
             self._ground = None
 
     def step(self, *, idle: bool = False) -> bool:
@@ -135,7 +137,7 @@ class Search:
         In idle time the fit that stands is followed first, wherever the round has been; a step
         that goes with an event goes on where the round is.
         """
-        fit = self._fit
+        fit, self._idle = self._fit, idle
         self._step_work = fit.idle_step_work if idle else fit.step_work
         self._portion = 1 if idle else fit.portion
         try:
@@ -147,7 +149,7 @@ class Search:
         if challenger is None:
             return False
         before = fit.objective
-        adopted = fit.take(challenger)
+        self._won = adopted = fit.take(challenger)
         if adopted and before > 0:
             self._gain = max(self._gain, 1 - fit.objective / before)
         return adopted
@@ -192,12 +194,18 @@ class Search:
         fit = self._fit
         self._near_rows = n = len(fit.factors)
         before = fit.objective
-        data, held = yield from self._sample(n)
+        sample = yield from self._sample(n)
         yield None
-        own = fit.sweeps(data, fit.factors.H, held=held)
-        yield None
-        yield from _sweep_on(own, fit.trial_sweeps)
+        fair = self._fair or (fit.weighs_rows and self._idle)
+        own = yield from self._descended(sample, emphatic=not self._fair, fair=fair)
         yield from self._challenge(own.H)
+        if not self._won:
+            # What wins is gone on with.
+            self._fair = not fair
+            if self._fair:
+                # Where data are not quite as the model has them, what is explained worst misleads.
+                self._near = None
+                return
         if n > _STALE * self._far_rows:
             self._far = None
         self._near = None
@@ -207,21 +215,21 @@ class Search:
             # What leaves so much may have come since these rows were chosen.
             self._far = self._ground = None
             return
-        self._ground = _Ground(n, len(fit.X), data, held, own.curve[-1], before)
+        self._ground = _Ground(sample, len(fit.X), own.curve[-1], before)
         if not jumped and n <= ELSEWHERE_GROWTH * self._tried_rows:
             # Only idle time has more to do.
             self._rest(n)
 
     def _elsewhere(self, ground: _Ground) -> Steps:
         """Try other starts on some rows, and hold the end of the best against the fit."""
-        fit = self._fit
-        self._far_rows = ground.n
+        fit, sample = self._fit, ground.sample
+        self._far_rows = sample.n
         third = max(1, fit.trial_sweeps // 3)
         trials: list[Sweeps] = []
-        for start in fit.starts(ground.data, fit.factors.H):
+        for start in fit.starts(sample.data, fit.factors.H):
             yield None
             if start is not None:
-                trials.append(fit.sweeps(ground.data, start, held=ground.held))
+                trials.append(fit.sweeps(sample.weighted, start, held=sample.held))
                 yield None
                 yield from _sweep_on(trials[-1], third)
         for count in (FINALISTS, 1):
@@ -232,9 +240,9 @@ class Search:
         if best.curve[-1] < (1 - MARGIN) * ground.found:
             yield from _sweep_on(best, fit.trial_sweeps)
             yield from self._challenge(best.H)
-        self._far, self._tried_rows = None, ground.n
-        self.settled = ground.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
-        self._rest(ground.n)
+        self._far, self._tried_rows = None, sample.n
+        self.settled = sample.n == len(fit.X) and fit.objective >= (1 - MARGIN) * ground.before
+        self._rest(sample.n)
 
     def _rest(self, n: int) -> None:
         """End what goes with events, after a round over the first ``n`` rows."""
@@ -246,16 +254,40 @@ class Search:
         """Tell how much is left of the latest of the first ``n`` rows."""
         return self._fit.factors.unexplained(max(0, n - _LATEST), n)
 
-    def _sample(self, n: int) -> Generator[None, None, tuple[Data, Rows | None]]:
-        """Choose some of ``n`` rows, at even distances and those that are explained worst."""
+    def _sample(self, n: int) -> Generator[None, None, Sample]:
+        """Choose some of ``n`` rows, and copy them."""
         fit = self._fit
-        even = torch.linspace(0, n - 1, fit.sample).long()
         left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
-        worst = left.topk(min(n, fit.sample // 2)).indices.cpu()
-        rows = torch.unique(torch.cat([even[::2], worst]))
+        # Rows that cannot be weighed are a fair sample where none is chosen for what it leaves.
+        n_worst = 0 if self._fair and not fit.weighs_rows else fit.sample // 2
+        rows, weights = choose_rows(left, fit.sample, n_worst)
         yield None
         data = yield from fit.some(rows, work=lambda: self._step_work)
-        return data, fit.held_of(rows)
+        weighted = fit.weighted(data, weights) if fit.weighs_rows else data
+        return Sample(n, data, weighted, fit.held_of(rows))
+
+    def _descended(
+        self, sample: Sample, *, emphatic: bool, fair: bool
+    ) -> Generator[None, None, Sweeps]:
+        """Sweep over a sample from the fit that stands, and give where that ends.
+
+        Where much has changed, rows that are explained worst lead on faster where they count for
+        more than their number: ``emphatic``. What fits all rows best is found where each counts
+        for what it stands for: ``fair``. Of both, the better end is taken.
+        """
+        fit, ends = self._fit, []
+        if emphatic:
+            ahead = fit.sweeps(sample.data, fit.factors.H, held=sample.held)
+            yield None
+            yield from _sweep_on(ahead, fit.trial_sweeps)
+            ends.append(fit.sweeps(sample.weighted, ahead.H, held=sample.held))
+            yield None
+            yield from _sweep_on(ends[-1], max(1, fit.trial_sweeps // 3))
+        if fair:
+            ends.append(fit.sweeps(sample.weighted, fit.factors.H, held=sample.held))
+            yield None
+            yield from _sweep_on(ends[-1], fit.trial_sweeps)
+        return min(ends, key=lambda end: end.curve[-1])
 
     def _challenge(self, H: torch.Tensor) -> Steps:
         """Hold components against the fit that stands, on all the data."""
@@ -275,7 +307,7 @@ class Search:
         yield challenger
 
 
-def _sweep_on(state: Sweeps, count: int) -> Steps:
+def _sweep_on(state: Sweeps, count: int) -> Generator[None, None, None]:
     """Sweep, one by one."""
     for _ in range(count):
         state.sweep(1)
