@@ -48,6 +48,7 @@ def test_a_row_that_counts_several_times_is_as_if_it_were_there_several_times(
     fit.follow()
     sample = finished(fit.some(torch.arange(n), work=lambda: 10**6))
     assert isinstance(sample, Compressed) == (n_features == 700)
+    H = fit.factors.H
     weighted = fit.sweeps(fit.weighted(sample, times.double()), H, held=None)
     repeated = fit.sweeps(_blocks(X.repeat_interleave(times, 0)), H, held=None)
 

@@ -22,6 +22,8 @@ _WINDOW_WORK = 800_000
 _SELDOM = 8
 #: Multiply-adds that copying a number takes as long as.
 _COPIED = 8
+#: The relative decrease of a round over all rows that makes another one not worth its time.
+_STANDING = 1e-5
 #: The relative decrease over 20 sweeps that ends a converged refit.
 TOL = 1e-5
 
@@ -50,8 +52,8 @@ class Fit:
         What goes on between events.
     """
 
-    #: Multiply-adds (N F K) up to which an event solves for all rows, and how many times it does.
-    all_rows, rounds = 3_000_000, 2
+    #: Multiply-adds (N F K) up to which an event solves for all rows, and how many times, at most.
+    all_rows, rounds = 3_000_000, 4
     #: Coordinate-descent passes over the components at an event: with all rows, with some.
     passes = (4, 2)
     #: Rows on which starts are tried, where there are many, and sweeps that tell them apart.
@@ -116,9 +118,7 @@ class Fit:
         if few:
             factors.follow()
             self._wake(0)
-            for _ in range(max(1, min(self.rounds, self.all_rows // (n * work)))):
-                factors.descend(self.passes[0])
-                factors.resolve(0, n)
+            self._alternate(n, max(1, min(self.rounds, self.all_rows // (n * work))))
         else:
             self._take_in()
             self._events += 1
@@ -151,6 +151,16 @@ class Fit:
         self._wake(first)
         self._descend_bounded()
         self.factors.resolve(first, len(self.factors))
+
+    def _alternate(self, n: int, rounds: int) -> None:
+        """Descend, and solve for all ``n`` rows, so many times, or until that gains nothing."""
+        factors = self.factors
+        for _ in range(rounds):
+            before = factors.objective
+            factors.descend(self.passes[0])
+            factors.resolve(0, n)
+            if factors.objective > (1 - _STANDING) * before:
+                break
 
     def _revise(self, count: int, n: int) -> None:
         """Solve anew for the next of the first ``n`` rows, those that are not new."""
