@@ -11,6 +11,7 @@ import torch
 from bluesky_cmf.nmf import blocks, compressed, fit
 from bluesky_cmf.nmf.alarm import Alarm
 from bluesky_cmf.nmf.factors import Factors
+from bluesky_cmf.nmf.leastsquares import LeastSquares
 from bluesky_cmf.nmf.search import Search
 from bluesky_cmf.nmf.streaming import FitResult, StreamingNMF
 
@@ -83,6 +84,31 @@ def test_the_objective_of_an_event_is_that_of_the_factors_it_gives() -> None:
     assert newest.r_factor[-1] == pytest.approx(
         math.sqrt((residual**2).sum() / (X[-1].astype(float) ** 2).sum()), rel=1e-3
     )
+
+
+@pytest.mark.parametrize("explained", [False, True])
+def test_an_event_over_all_rows_goes_on_only_while_that_gains_something(
+    explained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved: list[int] = []
+    resolve = Factors.resolve
+
+    def noted(self: Factors, start: int, stop: int) -> None:
+        if start == 0:
+            solved.append(stop)
+        resolve(self, start, stop)
+
+    monkeypatch.setattr(Factors, "resolve", noted)
+    model = StreamingNMF(F, 4, components=[PHASES[0]], fixed=[True])
+    X = ramp()[[0, 60, 120, 180, 239]]
+    model.append(X)
+    model.refit(converge=True)
+    solved.clear()
+    model.append(np.zeros(F) if explained else ramp(noise=0.1)[90])
+    model.refit()
+
+    # A row of zeros changes nothing, and another one a lot.
+    assert solved == [6] * (1 if explained else LeastSquares.rounds)
 
 
 def test_a_result_stays_as_of_its_event_while_older_weights_are_solved_anew() -> None:

@@ -368,3 +368,32 @@ def test_a_few_rows_that_no_component_explains_do_not_keep_others_from_being_fit
     found.converge()
 
     assert searched == pytest.approx(found.objective, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "rules", [Rules((1, 2, 3)), Rules((1, 2, 3), l1=1e-9)], ids=["weighed", "not weighed"]
+)
+def test_starts_are_taken_from_the_worst_rows_also_after_these_have_led_nowhere(
+    rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Blocks(F, dtype=torch.float32, device=torch.device("cpu"))
+    rows.append(patterns(N))
+    H = torch.zeros(4, F, dtype=torch.float64)
+    H[0] = torch.tensor(PHASES[0])
+    found = LeastSquares(rows, H, rules, seed=0)
+    found.follow()
+    found.converge()
+    # Three rows, between those at even distances, of what nobody has seen.
+    stranger = np.zeros((3, F), dtype="f4")
+    stranger[:, 5:9] = 3.0
+    found.X.append(stranger)
+    found.X.append(patterns(N // 50, seed=5))
+    found.follow()
+    monkeypatch.setattr(found, "take", lambda challenger: False)
+    given: list[Any] = []
+    monkeypatch.setattr(found, "starts", lambda X, H: given.append(X) or iter([H]))
+    while not given:
+        found.search.step(idle=True)
+
+    peaks = [float(given[0].row(i)[5:9].min()) for i in range(len(given[0]))]
+    assert sum(peak > 2.5 for peak in peaks) == 3

@@ -66,8 +66,8 @@ class Blocks:
     def squared_norm(self, start: int, stop: int) -> float:
         """Squared norm of some rows together, to the host."""
         norms = self.norms_array if self._on_cpu else self.norm_table
-        # Without the machinery of a reduction, which takes longer for a few rows.
-        return float(sum(norms[start:stop].tolist()))
+        # A reduction has machinery that takes longer than a row.
+        return float(norms[start] if stop - start == 1 else norms[start:stop].sum())
 
     def append(self, rows: torch.Tensor | npt.NDArray[Any]) -> None:
         """Append rows, (M, F): a tensor anywhere, or an array of the dtype they are stored in."""

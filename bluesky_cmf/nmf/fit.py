@@ -159,7 +159,7 @@ class Fit:
             before = factors.objective
             factors.descend(self.passes[0])
             factors.resolve(0, n)
-            if factors.objective > (1 - _STANDING) * before:
+            if factors.objective >= (1 - _STANDING) * before:
                 break
 
     def _revise(self, count: int, n: int) -> None:

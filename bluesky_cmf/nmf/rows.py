@@ -20,7 +20,7 @@ class Frozen:
     Parameters
     ----------
     pages : tuple of list of Tensor or ndarray
-        Blocks that nobody writes to any more, but beyond ``length``.
+        Blocks that nobody writes to any more.
     length : int
         Number of rows, N.
     empty : Tensor (0, width)
@@ -141,9 +141,9 @@ class Rows:
         total = 0.0
         for begin, end in self.spans(start, stop):
             number, first = divmod(begin, _BLOCK_ROWS)
-            # Without the machinery of a reduction, which takes longer for a few rows.
-            for row in self._block(number)[first : first + end - begin].tolist():
-                total += sum(row)
+            rows = self._block(number)[first : first + end - begin]
+            # A reduction has machinery that takes longer than a row.
+            total += sum(rows[0].tolist()) if end - begin == 1 else float(rows.sum())
         return total
 
     def _block(self, number: int) -> Any:
@@ -152,7 +152,7 @@ class Rows:
 
     def frozen(self) -> Frozen:
         """Take a snapshot: a few references, no copy."""
-        # Rows that are appended later lie beyond the snapshot, but are zero-extended in place.
+        # From now on whoever writes has to copy first.
         self._own_pages.clear()
         self._own_blocks.clear()
         return Frozen(tuple(self._pages), self._length, self._empty)

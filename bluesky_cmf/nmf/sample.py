@@ -19,17 +19,18 @@ class Sample:
     n : int
         How many rows there were to choose from.
     data : Data
-        The rows as they are: what starts are taken from.
-    weighted : Data
-        The same, each counting as often as there are rows that it stands for, so that what fits
-        these fits all; as they are, where that cannot be had.
+        The rows as they are, those that are explained worst among them: what starts are taken from.
+    fair : Data
+        What fits these fits all: the same rows, each counting as often as there are rows that it
+        stands for; or, where rows cannot be weighed, others that were not chosen for what is left
+        of them. The same as ``data`` where it was not needed yet.
     held : Rows or None
-        Their weights that are held.
+        Weights of the rows of ``fair`` that are held.
     """
 
     n: int
     data: Data
-    weighted: Data
+    fair: Data
     held: Rows | None
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,9 +86,6 @@ class Search:
         self._near_rows = self._far_rows = self._tried_rows = 0
         #: Whether the fit is followed once more, for a jump that following it has left.
         self._again = False
-        #: Whether rows count for what they stand for in the round: where those that are explained
-        #: worst have led nowhere. Whether the last challenge was won.
-        self._fair = self._won = False
         self._step_work, self._portion = fit.step_work, 1
         self._idle = False
         #: Largest part of the objective that was gained at once in the round.
@@ -123,7 +120,7 @@ class Search:
 
     def _drop_before(self, n: float) -> None:
         """Forget what was begun when there were fewer than ``n`` rows."""
-        self._again = self._fair = False
+        self._again = False
         if self._near_rows < n:
             self._near = None
         if self._far_rows < n:
@@ -149,7 +146,7 @@ class Search:
         if challenger is None:
             return False
         before = fit.objective
-        self._won = adopted = fit.take(challenger)
+        adopted = fit.take(challenger)
         if adopted and before > 0:
             self._gain = max(self._gain, 1 - fit.objective / before)
         return adopted
@@ -194,18 +191,19 @@ class Search:
         fit = self._fit
         self._near_rows = n = len(fit.factors)
         before = fit.objective
-        sample = yield from self._sample(n)
+        sample = yield from self._sample(n, n_worst=fit.sample // 2)
         yield None
-        fair = self._fair or (fit.weighs_rows and self._idle)
-        own = yield from self._descended(sample, emphatic=not self._fair, fair=fair)
-        yield from self._challenge(own.H)
-        if not self._won:
-            # What wins is gone on with.
-            self._fair = not fair
-            if self._fair:
-                # Where data are not quite as the model has them, what is explained worst misleads.
-                self._near = None
-                return
+        fair = fit.weighs_rows and self._idle
+        own = yield from self._descended(sample, emphatic=True, fair=fair)
+        won = yield from self._challenge(own.H)
+        if not won and not fair and len(sample.data) < n:
+            # Where data are not quite as the model has them, what is explained worst misleads.
+            if not fit.weighs_rows:
+                spread = yield from self._sample(n, n_worst=0)
+                sample = replace(spread, data=sample.data)
+                yield None
+            own = yield from self._descended(sample, emphatic=False, fair=True)
+            yield from self._challenge(own.H)
         if n > _STALE * self._far_rows:
             self._far = None
         self._near = None
@@ -229,7 +227,7 @@ class Search:
         for start in fit.starts(sample.data, fit.factors.H):
             yield None
             if start is not None:
-                trials.append(fit.sweeps(sample.weighted, start, held=sample.held))
+                trials.append(fit.sweeps(sample.fair, start, held=sample.held))
                 yield None
                 yield from _sweep_on(trials[-1], third)
         for count in (FINALISTS, 1):
@@ -254,17 +252,16 @@ class Search:
         """Tell how much is left of the latest of the first ``n`` rows."""
         return self._fit.factors.unexplained(max(0, n - _LATEST), n)
 
-    def _sample(self, n: int) -> Generator[None, None, Sample]:
-        """Choose some of ``n`` rows, and copy them."""
+    def _sample(self, n: int, *, n_worst: int) -> Generator[None, None, Sample]:
+        """Choose some of ``n`` rows, so many for what is left of them, and copy them."""
         fit = self._fit
         left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
-        # Rows that cannot be weighed are a fair sample where none is chosen for what it leaves.
-        n_worst = 0 if self._fair and not fit.weighs_rows else fit.sample // 2
         rows, weights = choose_rows(left, fit.sample, n_worst)
         yield None
         data = yield from fit.some(rows, work=lambda: self._step_work)
-        weighted = fit.weighted(data, weights) if fit.weighs_rows else data
-        return Sample(n, data, weighted, fit.held_of(rows))
+        weighed = fit.weighs_rows and len(rows) < n
+        fair = fit.weighted(data, weights) if weighed else data
+        return Sample(n, data, fair, fit.held_of(rows))
 
     def _descended(
         self, sample: Sample, *, emphatic: bool, fair: bool
@@ -277,20 +274,21 @@ class Search:
         """
         fit, ends = self._fit, []
         if emphatic:
-            ahead = fit.sweeps(sample.data, fit.factors.H, held=sample.held)
+            ends.append(fit.sweeps(sample.data, fit.factors.H, held=sample.held))
             yield None
-            yield from _sweep_on(ahead, fit.trial_sweeps)
-            ends.append(fit.sweeps(sample.weighted, ahead.H, held=sample.held))
-            yield None
-            yield from _sweep_on(ends[-1], max(1, fit.trial_sweeps // 3))
+            yield from _sweep_on(ends[-1], fit.trial_sweeps)
+            if sample.fair is not sample.data:
+                ends[-1] = fit.sweeps(sample.fair, ends[-1].H, held=sample.held)
+                yield None
+                yield from _sweep_on(ends[-1], max(1, fit.trial_sweeps // 3))
         if fair:
-            ends.append(fit.sweeps(sample.weighted, fit.factors.H, held=sample.held))
+            ends.append(fit.sweeps(sample.fair, fit.factors.H, held=sample.held))
             yield None
             yield from _sweep_on(ends[-1], fit.trial_sweeps)
         return min(ends, key=lambda end: end.curve[-1])
 
-    def _challenge(self, H: torch.Tensor) -> Steps:
-        """Hold components against the fit that stands, on all the data."""
+    def _challenge(self, H: torch.Tensor) -> Generator[Factorization | None, None, bool]:
+        """Hold components against the fit that stands, on all the data; tell whether they won."""
         fit = self._fit
         challenger = fit.new_challenger(H)
         yield None
@@ -305,6 +303,7 @@ class Search:
             yield from itertools.repeat(None, portion)
         fit.settle(challenger)
         yield challenger
+        return fit.factors is challenger
 
 
 def _sweep_on(state: Sweeps, count: int) -> Generator[None, None, None]:

@@ -13,16 +13,17 @@ from .blocks import Blocks
 from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
 from .components import Components, as_patterns, as_rows
 from .constraints import checked_count, checked_number, checked_seconds
-from .covariance import Noises, given, on_host
+from .covariance import Noises
 from .deadline import Deadline
 from .divergencefit import DivergenceFit
+from .explaining import explain_rows, reconstruct_rows, strains_at_bounds
 from .families import Family
 from .fit import Fit
 from .held import HeldWeights
 from .kernels import device_products, warm_up
 from .leastsquares import LeastSquares
 from .numerics import beta_of, check_numerics, chosen_device
-from .results import FitResult, RowFit, relative, spread_strains
+from .results import FitResult, RowFit
 from .rules import Rules
 from .strainedfactors import StrainedFactors
 from .strainedfit import StrainedFit
@@ -344,34 +345,8 @@ class StreamingNMF:
         conditional on the components' shapes, which are taken as exact, and do not hold near
         zero, where a weight cannot scatter to both sides (White, Econometrica 50, 1 (1982)).
         """
-        factors = self._fit.factors
-        start, stop, _ = slice(start, stop).indices(len(factors))
-        W = factors.W.tensor(start, stop)
-        noises = given(noises, len(W))
-        sums, fit = self._residual_sums(W, start, stop)
-        squared, over, total = sums.unbind(1)
-        scale, strains = factors.scale, {}
-        size = on_host(scale)
-        if isinstance(factors, StrainedFactors):
-            joint = factors.joint(start, squared, noises)
-            covariance = joint[:, : len(size), : len(size)]
-            deviations = np.sqrt(np.maximum(joint.diagonal(axis1=1, axis2=2), 0.0))
-            own_errors = torch.as_tensor(deviations[:, len(size) :], device=W.device)
-            for key, own in (
-                ("strains", factors.strains.tensor(start, stop)),
-                ("strain_errors", own_errors),
-            ):
-                strains[key] = spread_strains(own, W, factors.tables.strained).cpu().numpy()
-        else:
-            covariance = factors.covariance(W, start, squared, noises)
-        return RowFit(
-            weights=(W * scale).cpu().numpy(),
-            covariance=covariance * (size[:, None] * size),
-            r_factor=relative(squared, self._X.norms[start:stop]).sqrt().cpu().numpy(),
-            unexplained=relative(over, total).cpu().numpy(),
-            reconstruction=fit.to(self.dtype).cpu().numpy(),
-            **strains,
-        )
+        start, stop, _ = slice(start, stop).indices(len(self._fit.factors))
+        return explain_rows(self._fit.factors, start, stop, noises, dtype=self.dtype)
 
     def patterns(self, start: int = 0, stop: int | None = None) -> Array:
         """Patterns as they were appended, (M, F)."""
@@ -386,28 +361,14 @@ class StreamingNMF:
         Components with a strain are stretched by that of each pattern. Patterns that came after
         the last refit are left out.
         """
-        factors = self._fit.factors
-        start, stop, _ = slice(start, stop).indices(len(factors))
-        W = factors.W.tensor(start, stop)
-        rows = [W.new_zeros(0, self.n_features)]
-        for first, chunk in self._X.chunks(start, stop):
-            weights = W[first - start : first - start + len(chunk)]
-            rows.append(factors.reconstruct(weights, first))
-        return np.array(torch.cat(rows).to(self.dtype).cpu().numpy())
+        start, stop, _ = slice(start, stop).indices(len(self._fit.factors))
+        rows = reconstruct_rows(self._fit.factors, start, stop)
+        return np.array(rows.to(self.dtype).cpu().numpy())
 
     def strains_at_bounds(self, start: int = 0, stop: int | None = None) -> dict[str, list[int]]:
         """Tell which patterns have the strain of a component at one of its bounds, by component."""
-        factors = self._fit.factors
-        if not isinstance(factors, StrainedFactors):
-            return {}
-        start, stop, _ = slice(start, stop).indices(len(factors))
-        columns = factors.at_bounds(start, stop).T.cpu()
-        found = zip(factors.tables.strained, columns, strict=True)
-        return {
-            self.names[k]: (start + column.nonzero()[:, 0]).tolist()
-            for k, column in found
-            if bool(column.any())
-        }
+        start, stop, _ = slice(start, stop).indices(len(self._fit.factors))
+        return strains_at_bounds(self._fit.factors, start, stop, names=self.names)
 
     def fix(
         self,
@@ -705,19 +666,3 @@ class StreamingNMF:
         if len(patterns) != 1:
             raise InputError(f"pattern: expected one pattern, got {len(patterns)}")
         return patterns[0].to(torch.float64)
-
-    def _residual_sums(
-        self, W: torch.Tensor, start: int, stop: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared residual, what lies above the fit, and intensity of some rows, (M, 3).
-
-        With the reconstruction of the last one, (F,).
-        """
-        sums, last = [W.new_zeros(0, 3)], W.new_zeros(self.n_features)
-        for first, rows in self._X.chunks(start, stop):
-            weights = W[first - start : first - start + len(rows)]
-            fit = self._fit.factors.reconstruct(weights, first)
-            left, last = rows - fit, fit[-1]
-            each = (left.square().sum(1), left.clamp_min(0).sum(1), rows.sum(1))
-            sums.append(torch.stack(each, 1))
-        return torch.cat(sums), last

@@ -226,7 +226,10 @@ def sweep(
 
 @compiled
 def descend_components(H, A, B, l1, l2, free, passes, G):
-    """Coordinate descent on the free rows of H (K, F) in place, for A = WᵀW, B = WᵀX; G = HHᵀ."""
+    """Coordinate descent on the free rows of H (K, F) in place, for A = WᵀW, B = WᵀX; G = HHᵀ.
+
+    ``free`` rises.
+    """
     if l1 > 0.0 or l2 > 0.0:
         A, B = A.copy(), B.copy()
         _penalise(A, B, l1, l2)
