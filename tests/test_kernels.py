@@ -97,6 +97,18 @@ def test_products_of_the_rows_that_moved_have_the_bits_that_those_of_all_rows_ha
     np.testing.assert_array_equal(part, whole)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("bad", [-1e-30, np.nan, np.inf, -np.inf, None])
+def test_numbers_are_called_harmless_only_where_each_of_them_is(dtype, bad):
+    X = np.random.default_rng(0).random((3, 37)).astype(dtype)
+    X[0, 0] = -0.0
+    if bad is not None:
+        X[1, 20] = bad
+
+    assert fused.harmless(X, 1e140) == (bad is None)
+    assert not fused.harmless(X + 1, 1.0)
+
+
 def test_several_blocks_are_swept_as_one(monkeypatch):
     """Beyond one block torch does the work, from the same formulas."""
     monkeypatch.setattr("bluesky_cmf.nmf.blocks._FIRST_ROWS", 4)

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import ComponentError, InputError
 from .constraints import as_numbers
+from .kernels import kernels_for
 
 __all__ = ["Components", "as_patterns", "as_rows"]
 
@@ -67,7 +68,8 @@ def as_rows(
     array = as_numbers(argument, values, dtype)
     rows = array[None] if array.ndim == 1 else array
     _check_shape(rows.shape, array.shape, n_features, argument)
-    if rows.size:
+    kernels = kernels_for(torch.device("cpu"))
+    if rows.size and (kernels is None or not kernels.harmless(rows, _LARGEST)):
         _check_range(float(rows.min()), float(rows.max()), argument, dtype)
     return rows
 

@@ -12,6 +12,7 @@ from .products import (
     compiled,
     gram,
     gram_from,
+    harmless,
     inner,
     squared_norms,
     times,
@@ -24,6 +25,8 @@ __all__ = [
     "descend_components",
     "follow",
     "gram",
+    "gram_from",
+    "harmless",
     "inner",
     "nnls",
     "resolve",
@@ -271,6 +274,7 @@ def warm_up() -> None:
         sweep(X, nothing, 3.0, 0.0, 0.0, W, H, C, *rest)
         A, B, norms = np.ones((1, 1)), np.ones((1, 3)), np.ones(2)
         squared_norms(X, norms)
+        harmless(X, 1.0)
         inner(A, A)
         times_by_row(X, H, C)
         shares = np.zeros(0, np.int64), free, np.empty((2, 0))

@@ -19,6 +19,7 @@ __all__ = [
     "compiled",
     "gram",
     "gram_from",
+    "harmless",
     "inner",
     "squared_norms",
     "times",
@@ -270,6 +271,23 @@ def squared_norms(X, norms):
         for j in range(len(x)):
             total += np.float64(x[j]) * np.float64(x[j])
         norms[i] = total
+
+
+@compiled
+def harmless(X, largest):
+    """Tell that no number of X is negative, NaN, infinite, or larger than ``largest``.
+
+    It is not always told of those that are near it.
+    """
+    below = squares = 0.0
+    for i in range(len(X)):
+        x = X[i]
+        for j in range(len(x)):
+            value = np.float64(x[j])
+            # Of one sign all, so that nothing cancels; and what is not a number stays none.
+            below += min(value, 0.0)
+            squares += value * value
+    return below == 0.0 and squares <= largest * largest
 
 
 @compiled
