@@ -58,9 +58,11 @@ class Search:
     """What goes on between events for a fit: a search without end, that rows may join.
 
     It goes in rounds. First sweeps over some of the rows follow the fit from where it stands, and
-    what they lead to is held against it on all of them. Then other starts are tried in the same
-    way, all for a few sweeps, the best of them for more: in idle time, and beside events where
-    following has left a jump, or the data have grown much.
+    what they lead to is held against it on all of them. Half of the rows are those that are
+    explained worst; where these lead nowhere, and in idle time, each row counts for those that it
+    stands for. Then other starts are tried in the same way, all for a few sweeps, the best of them
+    for more: in idle time, and beside events where following has left a jump, or the data have
+    grown much.
 
     Parameters
     ----------
