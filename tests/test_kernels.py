@@ -109,6 +109,30 @@ def test_numbers_are_called_harmless_only_where_each_of_them_is(dtype, bad):
     assert not fused.harmless(X + 1, 1.0)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_fractions_are_exact_also_of_components_that_depend_on_each_other(seed):
+    from bluesky_cmf.nmf.kernels.nnls import solve_weights
+
+    random = np.random.default_rng(seed)
+    K = int(random.integers(1, 9))
+    H = random.random((K, int(random.integers(K, 40)))) * 10 ** random.uniform(-3, 3, (K, 1))
+    if seed % 3 == 0:
+        H[-1] = 1.7 * H[0]
+    if seed % 4 == 0:
+        H[random.integers(K)] = 0.0
+    x, total = random.random(K) @ H + random.normal(0, 0.1, H.shape[1]), random.uniform(0.2, 2)
+    G, c, w = H @ H.T, H @ x, np.empty(K)
+    solve_weights(G, c.copy(), 0.0, 0.0, total, np.empty(0), w)
+    expected = updates.solve_rows(
+        torch.tensor(c)[None], torch.tensor(G), l1=0.0, l2=0.0, total=total, held=None
+    )[0].numpy()
+
+    assert w.min() >= 0
+    assert w.sum() == pytest.approx(total, rel=1e-9)
+    left, least = (np.square(x - v @ H).sum() for v in (w, expected))
+    assert left <= least + 1e-9 * np.square(x).sum()
+
+
 def test_several_blocks_are_swept_as_one(monkeypatch):
     """Beyond one block torch does the work, from the same formulas."""
     monkeypatch.setattr("bluesky_cmf.nmf.blocks._FIRST_ROWS", 4)

@@ -148,6 +148,71 @@ def _solve_row(G, c, w, room):
 
 
 @compiled
+def _exchange_to_total(G, c, unit, total, w, room):
+    """Solve with the weights w / unit summing to ``total``, by exchanges; tell whether these end.
+
+    On a set of positive weights the multiplier is that of a linear equation; as in `_solve_row`,
+    those that come out negative leave the set, and those enter that have a gradient below it.
+    """
+    open_, passive, wrong, price = room.open_, room.passive, room.wrong, room.shifted
+    K = len(c)
+    change = np.empty(K)
+    for k in range(K):
+        price[k] = 1.0 / unit[k]
+    fewest, chances = K + 1, _FULL_EXCHANGES
+    for _ in range(_MAX_EXCHANGES):
+        known = room.size[0] >= 0
+        for k in range(K):
+            w[k] = change[k] = 0.0
+            known = known and room.factored[k] == passive[k]
+        if not known:
+            room.size[0] = _factor(G, passive, room.lower, room.index)
+            room.factored[:] = passive
+        chosen = room.index[: room.size[0]]
+        _substitute(c, w, room.lower, chosen)
+        _substitute(price, change, room.lower, chosen)
+        found = moved = largest = 0.0
+        for k in range(K):
+            found += w[k] * price[k]
+            moved += change[k] * price[k]
+        if moved <= 0.0:
+            return False
+        multiplier = (total - found) / moved
+        for k in range(K):
+            w[k] += multiplier * change[k]
+            if open_[k]:
+                largest = max(largest, abs(c[k]) + abs(multiplier) * price[k])
+        tolerance, count, last = 1e-12 * largest, 0, -1
+        for k in range(K):
+            wrong[k] = False
+            if passive[k]:
+                wrong[k] = w[k] < -tolerance
+            elif open_[k]:
+                gradient = -c[k] - multiplier * price[k]
+                for m in range(K):
+                    gradient += G[k, m] * w[m]
+                wrong[k] = gradient < -tolerance
+            if wrong[k]:
+                count, last = count + 1, k
+        if count == 0:
+            found = 0.0
+            for k in range(K):
+                w[k] = max(0.0, w[k])
+                found += w[k] * price[k]
+            for k in range(K):
+                w[k] *= total / found
+            return True
+        if count < fewest:
+            fewest, chances = count, _FULL_EXCHANGES
+        else:
+            chances -= 1
+        for k in range(K):
+            if wrong[k] and (chances >= 0 or k == last):
+                passive[k] = not passive[k]
+    return False
+
+
+@compiled
 def _solve_to_total(G, c, unit, total, w, room):
     """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
 
@@ -205,8 +270,7 @@ def _scale(gram_, l2, G, unit):
 def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, room):
     """Do what `solve_weights` does, for what `_scale` has made of ``gram_``.
 
-    Where no total is asked for, the search begins with the weights that are positive in ``start``
-    (K,).
+    The search begins with the weights that are positive in ``start`` (K,).
     """
     K = len(c)
     open_, passive = room.open_, room.passive
@@ -232,7 +296,11 @@ def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, room):
                 passive[k] = open_[k] and c[k] > 0.0
         _solve_row(G, c, w, room)
     elif rest > 0.0 and any_open:
-        _solve_to_total(G, c, unit, rest, w, room)
+        if not any_positive:
+            passive[:] = open_
+        if not _exchange_to_total(G, c, unit, rest, w, room):
+            # Components that depend on each other may let exchanges go round.
+            _solve_to_total(G, c, unit, rest, w, room)
     else:
         w[:] = 0.0
     for k in range(K):
