@@ -34,6 +34,8 @@ class Factorization(ABC):
 
     Attributes
     ----------
+    n_components : int
+        K.
     W, squared : Rows
         Weights, and squared residuals as of the last solve of each row.
     """

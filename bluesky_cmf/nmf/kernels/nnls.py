@@ -27,7 +27,7 @@ class _Room(NamedTuple):
 
     ``lower`` (K, K) holds the latest Cholesky factor, of the rows and columns ``index[:size[0]]``,
     which are those that ``factored`` (K,) marks; there is none where the size is -1. ``passive``,
-    ``open_``, ``wrong`` and ``shifted`` (K,) are used as their names say.
+    ``open_``, ``wrong``, ``change``, ``price`` and ``shifted`` (K,) are used as their names say.
     """
 
     lower: Any
@@ -37,6 +37,8 @@ class _Room(NamedTuple):
     passive: Any
     open_: Any
     wrong: Any
+    change: Any
+    price: Any
     shifted: Any
 
 
@@ -50,6 +52,8 @@ def _room(K):
         np.empty(K, np.bool_),
         np.ones(K, np.bool_),
         np.empty(K, np.bool_),
+        np.empty(K),
+        np.empty(K),
         np.empty(K),
     )
 
@@ -98,69 +102,19 @@ def _substitute(c, w, lower, index):
 
 
 @compiled
-def _solve_row(G, c, w, room):
-    """Solve one non-negative least squares problem for the weights that are open.
+def _exchange(G, c, price, total, w, room):
+    """Solve one non-negative least squares problem by exchanges; tell whether these end.
 
-    The others are zero here; what they explain has been taken from c. ``room.passive`` is where
-    the search for the positive ones starts, and on return what they are.
+    Only the weights that are open are solved for. The others are zero here; what they explain has
+    been taken from c. ``room.passive`` is where the search for the positive ones starts, and on
+    return what they are. ``price @ w`` comes to ``total``, where that is a number: on a set of
+    positive weights the multiplier is that of a linear equation.
     """
-    open_, passive, wrong = room.open_, room.passive, room.wrong
-    K = len(c)
-    largest = 0.0
-    for k in range(K):
-        if open_[k]:
-            largest = max(largest, abs(c[k]))
-    tolerance = 1e-12 * largest
+    open_, passive, wrong, change = room.open_, room.passive, room.wrong, room.change
+    K, ended = len(c), False
     fewest, chances = K + 1, _FULL_EXCHANGES
     for _ in range(_MAX_EXCHANGES):
         # Rows that follow each other are often made of the same components.
-        known = room.size[0] >= 0
-        for k in range(K):
-            w[k] = 0.0
-            known = known and room.factored[k] == passive[k]
-        if not known:
-            room.size[0] = _factor(G, passive, room.lower, room.index)
-            room.factored[:] = passive
-        _substitute(c, w, room.lower, room.index[: room.size[0]])
-        count, last = 0, -1
-        for k in range(K):
-            wrong[k] = False
-            if passive[k]:
-                wrong[k] = w[k] < -tolerance
-            elif open_[k]:
-                gradient = -c[k]
-                for m in range(K):
-                    gradient += G[k, m] * w[m]
-                wrong[k] = gradient < -tolerance
-            if wrong[k]:
-                count, last = count + 1, k
-        if count == 0:
-            break
-        if count < fewest:
-            fewest, chances = count, _FULL_EXCHANGES
-        else:
-            chances -= 1
-        for k in range(K):
-            if wrong[k] and (chances >= 0 or k == last):
-                passive[k] = not passive[k]
-    for k in range(K):
-        w[k] = max(0.0, w[k])
-
-
-@compiled
-def _exchange_to_total(G, c, unit, total, w, room):
-    """Solve with the weights w / unit summing to ``total``, by exchanges; tell whether these end.
-
-    On a set of positive weights the multiplier is that of a linear equation; as in `_solve_row`,
-    those that come out negative leave the set, and those enter that have a gradient below it.
-    """
-    open_, passive, wrong, price = room.open_, room.passive, room.wrong, room.shifted
-    K = len(c)
-    change = np.empty(K)
-    for k in range(K):
-        price[k] = 1.0 / unit[k]
-    fewest, chances = K + 1, _FULL_EXCHANGES
-    for _ in range(_MAX_EXCHANGES):
         known = room.size[0] >= 0
         for k in range(K):
             w[k] = change[k] = 0.0
@@ -170,18 +124,22 @@ def _exchange_to_total(G, c, unit, total, w, room):
             room.factored[:] = passive
         chosen = room.index[: room.size[0]]
         _substitute(c, w, room.lower, chosen)
-        _substitute(price, change, room.lower, chosen)
-        found = moved = largest = 0.0
+        multiplier = 0.0
+        if not np.isnan(total):
+            _substitute(price, change, room.lower, chosen)
+            missing, gained = total, 0.0
+            for k in range(K):
+                missing -= w[k] * price[k]
+                gained += change[k] * price[k]
+            if gained <= 0.0:
+                break
+            multiplier = missing / gained
+            for k in range(K):
+                w[k] += multiplier * change[k]
+        largest = 0.0
         for k in range(K):
-            found += w[k] * price[k]
-            moved += change[k] * price[k]
-        if moved <= 0.0:
-            return False
-        multiplier = (total - found) / moved
-        for k in range(K):
-            w[k] += multiplier * change[k]
             if open_[k]:
-                largest = max(largest, abs(c[k]) + abs(multiplier) * price[k])
+                largest = max(largest, abs(c[k]) + abs(multiplier * price[k]))
         tolerance, count, last = 1e-12 * largest, 0, -1
         for k in range(K):
             wrong[k] = False
@@ -195,13 +153,8 @@ def _exchange_to_total(G, c, unit, total, w, room):
             if wrong[k]:
                 count, last = count + 1, k
         if count == 0:
-            found = 0.0
-            for k in range(K):
-                w[k] = max(0.0, w[k])
-                found += w[k] * price[k]
-            for k in range(K):
-                w[k] *= total / found
-            return True
+            ended = True
+            break
         if count < fewest:
             fewest, chances = count, _FULL_EXCHANGES
         else:
@@ -209,12 +162,37 @@ def _exchange_to_total(G, c, unit, total, w, room):
         for k in range(K):
             if wrong[k] and (chances >= 0 or k == last):
                 passive[k] = not passive[k]
-    return False
+    for k in range(K):
+        w[k] = max(0.0, w[k])
+    return ended
+
+
+@compiled
+def _solve_row(G, c, w, room):
+    """Solve for weights that nothing more is asked of: see `_exchange`."""
+    _exchange(G, c, c, np.nan, w, room)
 
 
 @compiled
 def _solve_to_total(G, c, unit, total, w, room):
-    """Solve with the weights w / unit summing to ``total``: the multiplier is found by bisection.
+    """Solve with the weights w / unit summing to ``total``."""
+    price, K = room.price, len(c)
+    for k in range(K):
+        price[k] = 1.0 / unit[k]
+    if not _exchange(G, c, price, total, w, room):
+        # Components that depend on each other may let exchanges go round.
+        _bisect_to_total(G, c, price, total, w, room)
+    found = 0.0
+    for k in range(K):
+        found += w[k] * price[k]
+    if found > 0.0:
+        for k in range(K):
+            w[k] *= total / found
+
+
+@compiled
+def _bisect_to_total(G, c, price, total, w, room):
+    """Solve with ``price @ w`` near ``total``: the multiplier is found by bisection.
 
     The sum rises with the multiplier, piecewise linearly, from 0 where it is very negative.
     """
@@ -223,28 +201,25 @@ def _solve_to_total(G, c, unit, total, w, room):
     low, high, step = 0.0, 0.0, 0.0
     for k in range(K):
         if open_[k]:
-            step = max(step, abs(c[k]) * unit[k])
+            step = max(step, abs(c[k]) / price[k])
             # One weight alone reaches the total at this multiplier, or earlier.
-            high = max(high, total * unit[k] * unit[k])
+            high = max(high, total / (price[k] * price[k]))
     low, high = -step - high, step + high * K
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         for k in range(K):
-            shifted[k] = c[k] + middle / unit[k]
+            shifted[k] = c[k] + middle * price[k]
             room.passive[k] = open_[k] and shifted[k] > 0.0
         _solve_row(G, shifted, w, room)
         found = 0.0
         for k in range(K):
-            found += w[k] / unit[k]
+            found += w[k] * price[k]
         if abs(found - total) <= 1e-13 * total:
             break
         if found < total:
             low = middle
         else:
             high = middle
-    if found > 0.0:
-        for k in range(K):
-            w[k] *= total / found
 
 
 @compiled
@@ -298,9 +273,7 @@ def _solve_scaled(gram_, G, unit, c, l1, total, held, w, start, room):
     elif rest > 0.0 and any_open:
         if not any_positive:
             passive[:] = open_
-        if not _exchange_to_total(G, c, unit, rest, w, room):
-            # Components that depend on each other may let exchanges go round.
-            _solve_to_total(G, c, unit, rest, w, room)
+        _solve_to_total(G, c, unit, rest, w, room)
     else:
         w[:] = 0.0
     for k in range(K):
