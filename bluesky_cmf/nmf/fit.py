@@ -18,8 +18,8 @@ __all__ = ["TOL", "Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
-#: One in so many events does that while a search goes on.
-_SELDOM = 8
+#: What part of that while a search goes on: one that finds something solves for all in the end.
+_BESIDE_SEARCH = 8
 #: Multiply-adds that copying a number takes as long as.
 _COPIED = 8
 #: The relative decrease of a round over all rows that makes another one not worth its time.
@@ -70,7 +70,7 @@ class Fit:
         self.X, self.rules, self.seed, self.held = X, rules, seed, held
         self.factors = self._factors(X, H, held)
         self.search = Search(self)
-        self._cursor = self._events = 0
+        self._cursor = 0
 
     # --- what a loss brings ----------------------------------------------------------------
 
@@ -121,10 +121,8 @@ class Fit:
             self._alternate(n, max(1, min(self.rounds, self.all_rows // (n * work))))
         else:
             self._take_in()
-            self._events += 1
-            if not self.search.alarm.on or self._events % _SELDOM == 0:
-                # A search that finds something solves for all rows in the end.
-                self._revise(max(1, _WINDOW_WORK // work), first)
+            revised = _WINDOW_WORK // _BESIDE_SEARCH if self.search.alarm.on else _WINDOW_WORK
+            self._revise(max(1, revised // work), first)
         if self._searches(first) and self.search.due(factors.unexplained(first, n)):
             self.search.step()
         return few

@@ -32,7 +32,7 @@ class LeastSquares(Fit):
 
     factors: Factors
 
-    step_work, idle_step_work, portion = 1_200_000, 6_000_000, 3
+    step_work, idle_step_work, portion = 1_200_000, 6_000_000, 4
 
     #: Older rows that an event on a device solves anew, and events between two looks at it.
     _window, _look_every = 64, 64
