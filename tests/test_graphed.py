@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bluesky_cmf.nmf import blocks, fit, leastsquares, sweeps
+from bluesky_cmf.nmf import blocks, fit, kernels, leastsquares, sweeps
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.graphed import GraphedEvent
@@ -54,11 +54,17 @@ def test_an_event_on_fixed_buffers_does_what_a_bounded_event_does() -> None:
     np.testing.assert_allclose(two.B[free], two.X.transposed_times(weights)[free], rtol=1e-9)
 
 
+def go_by_graphs(patch: pytest.MonkeyPatch) -> None:
+    """Do on the CPU what a device does: one step on fixed buffers, and no kernels."""
+    patch.setattr(leastsquares, "uses_graphs", lambda device: True)
+    patch.setattr(kernels, "_cpu", lambda name: None)
+
+
 def test_a_stream_by_graphs_ends_where_the_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_FIRST_ROWS", 64)
     monkeypatch.setattr(fit.Fit, "sample", 64)
     monkeypatch.setattr(leastsquares.LeastSquares, "_window", 16)
-    monkeypatch.setattr(leastsquares, "uses_graphs", lambda device: True)
+    go_by_graphs(monkeypatch)
     model = StreamingNMF(F, 3, components=[PHASES[0]], fixed=[True])
     results = []
     for pattern in X:
@@ -72,7 +78,7 @@ def test_a_stream_by_graphs_ends_where_the_other_does(monkeypatch: pytest.Monkey
     end = model.refit(converge=True).objective
     assert results[-1].objective <= 1.2 * end
 
-    monkeypatch.setattr(leastsquares, "uses_graphs", lambda device: False)
+    monkeypatch.undo()
     other = StreamingNMF(F, 3, components=[PHASES[0]], fixed=[True])
     other.append(X)
     assert end == pytest.approx(other.refit(converge=True).objective, rel=1e-3)
@@ -82,7 +88,7 @@ def test_a_component_without_a_shape_is_found_before_events_go_as_graphs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(leastsquares.LeastSquares, "_window", 16)
-    monkeypatch.setattr(leastsquares, "uses_graphs", lambda device: True)
+    go_by_graphs(monkeypatch)
     model = StreamingNMF(F, 2, components=[PHASES[0]], fixed=[True])
     late = np.where(np.arange(60) < 30, 0.0, 1.0)[:, None]
     for pattern in 0.5 * PHASES[0] + late * PHASES[1]:

@@ -25,6 +25,8 @@ __all__ = ["LeastSquares"]
 _FINAL_SWEEPS, _COMPRESSED_TOL, _COMPRESSIONS = 150, 2e-6, 20
 #: Growth of the data that makes it worth following the fit anew beside events, on the host.
 _GROWTH = 1.02
+#: Multiply-adds of one step of a search on a device, where launches cost more than they do.
+_DEVICE_WORK = 100_000_000
 
 
 class LeastSquares(Fit):
@@ -43,6 +45,8 @@ class LeastSquares(Fit):
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
+        if uses_graphs(X.device):
+            self.step_work, self.idle_step_work, self.portion = _DEVICE_WORK, _DEVICE_WORK, 1
 
     @property
     def growth(self) -> float:
