@@ -61,9 +61,9 @@ def counted_starts(found: Fit, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked: list[int] = []
     starts = found.starts
 
-    def noted(X: object, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    def noted(X: object, H: torch.Tensor, *, draws: int) -> Iterator[torch.Tensor | None]:
         asked.append(len(found.X))
-        return starts(X, H)
+        return starts(X, H, draws=draws)
 
     monkeypatch.setattr(found, "starts", noted)
     return asked
@@ -392,7 +392,7 @@ def test_starts_are_taken_from_the_worst_rows_also_after_these_have_led_nowhere(
     found.follow()
     monkeypatch.setattr(found, "take", lambda challenger: False)
     given: list[Any] = []
-    monkeypatch.setattr(found, "starts", lambda X, H: given.append(X) or iter([H]))
+    monkeypatch.setattr(found, "starts", lambda X, H, draws: given.append(X) or iter([H]))
     while not given:
         found.search.step(idle=True)
 

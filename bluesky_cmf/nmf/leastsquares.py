@@ -7,6 +7,7 @@ import torch
 
 from .blocks import Blocks
 from .compressed import Compressed, compress, compress_by_steps, directions, pays
+from .exploring import MARGIN, MAX_SWEEPS
 from .factors import Factors
 from .fit import TOL, Fit
 from .graphed import GraphedEvent
@@ -14,7 +15,7 @@ from .heldproducts import HeldProducts
 from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
-from .search import FINALISTS, MARGIN, MAX_SWEEPS
+from .search import FINALISTS
 from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
@@ -34,6 +35,7 @@ class LeastSquares(Fit):
 
     factors: Factors
 
+    draws, jump_work = 24, 90_000_000
     step_work, idle_step_work, portion = 1_200_000, 6_000_000, 4
 
     #: Older rows that an event on a device solves anew, and events between two looks at it.
@@ -47,6 +49,8 @@ class LeastSquares(Fit):
         self._by_graph = self._shaped = False
         if uses_graphs(X.device):
             self.step_work, self.idle_step_work, self.portion = _DEVICE_WORK, _DEVICE_WORK, 1
+            # To record sweeps takes longer than they do.
+            self.jump_work = 0
 
     @property
     def growth(self) -> float:
@@ -152,7 +156,9 @@ class LeastSquares(Fit):
             return super()._converge()
         data = self._all_compressed()
         sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
-        starts = data_seeds(sample, self.factors.H, self.rules.free, seed=self.seed)
+        starts = data_seeds(
+            sample, self.factors.H, self.rules.free, draws=self.draws, seed=self.seed
+        )
         trials = [
             self._end(sample, start, sweeps=self.trial_sweeps)
             for start in starts

@@ -10,25 +10,19 @@ import torch
 
 from .alarm import Alarm
 from .deadline import Deadline
+from .exploring import MARGIN, Exploration
 from .factorization import Factorization
 from .results import relative
 from .sample import Sample, choose_rows
-from .sweeps import Descent, Sweeps
+from .sweeps import Sweeps
 
 if TYPE_CHECKING:
     from .fit import Fit
 
-__all__ = ["ELSEWHERE_GROWTH", "FINALISTS", "MARGIN", "MAX_SWEEPS", "Search"]
+__all__ = ["ELSEWHERE_GROWTH", "FINALISTS", "Search"]
 
 #: How many of the starts go on.
 FINALISTS = 3
-#: How much worse than the fit that stands a start may be after its trial and still be followed.
-_PROMISING = 1.1
-#: Most sweeps of a descent, and the relative decrease over 20 sweeps that ends it between events.
-MAX_SWEEPS, _TOL = 2000, 1e-4
-#: What a start that depends on the history must win by: within this the data's own start is
-#: taken, so that the end does not depend on timing.
-MARGIN = 2e-4
 #: Growth of the data that makes it worth following the fit anew in idle time, before anything
 #: else; and that makes what was begun earlier not worth going on with.
 _OUTDATED, _STALE = 1.002, 1.02
@@ -79,7 +73,7 @@ class Search:
 
     def __init__(self, fit: "Fit") -> None:
         self.alarm, self.settled = Alarm(fit.growth), False
-        self._fit = fit
+        self._fit, self._exploration = fit, Exploration(fit)
         #: What is under way from where the fit stands, and from elsewhere; where that may begin.
         self._near: Steps | None = None
         self._far: Steps | None = None
@@ -96,14 +90,11 @@ class Search:
     def improve(self, deadline: Deadline) -> bool:
         """Look for a better fit until the deadline; tell whether one was found and taken."""
         fit = self._fit
-        if not fit.sampled:
-            found = self._explore(deadline)
-            # What was interrupted is begun anew at the next event.
-            self.settled = True
-            if found.objective >= (1 - MARGIN) * fit.objective:
-                return False
-            return fit.take(fit.challenger(found.H))
         adopted = False
+        if not fit.sampled:
+            adopted = self._exploration.improve(deadline)
+            self.settled = self._exploration.settled
+            return adopted
         while not self.settled and not deadline.passed:
             adopted = self.step(idle=True) or adopted
         return adopted
@@ -118,6 +109,7 @@ class Search:
 
     def drop(self) -> None:
         """Begin anew at the next step."""
+        self._exploration.drop()
         self._drop_before(math.inf)
 
     def _drop_before(self, n: float) -> None:
@@ -167,27 +159,6 @@ class Search:
             self._near = self._follow()
         return self._near
 
-    def _explore(self, deadline: Deadline) -> Descent:
-        """Go on from where the fit stands, try other starts, and follow the best of them."""
-        fit = self._fit
-        H, W = fit.factors.H, fit.factors.W.tensor()
-        third = deadline.earlier(1 / 3)
-        own = fit.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=_TOL, deadline=third)
-        best: Sweeps | None = None
-        for start in fit.starts(fit.X, H):
-            if deadline.passed:
-                break
-            if start is None:
-                continue
-            trial = fit.begin(start)
-            trial.descend(max_sweeps=fit.trial_sweeps, tol=0.0, deadline=deadline)
-            if best is None or trial.curve[-1] < best.curve[-1]:
-                best = trial
-        if best is None or best.curve[-1] > _PROMISING * own.objective:
-            best = fit.begin(own.H)
-        end = best.descend(max_sweeps=MAX_SWEEPS, tol=_TOL, deadline=deadline)
-        return min(own, end, key=lambda found: found.objective)
-
     def _follow(self) -> Steps:
         """Sweep over some rows from the fit that stands, and hold the end against it."""
         fit = self._fit
@@ -226,7 +197,7 @@ class Search:
         self._far_rows = sample.n
         third = max(1, fit.trial_sweeps // 3)
         trials: list[Sweeps] = []
-        for start in fit.starts(sample.data, fit.factors.H):
+        for start in fit.starts(sample.data, fit.factors.H, draws=fit.few_draws):
             yield None
             if start is not None:
                 trials.append(fit.sweeps(sample.fair, start, held=sample.held))

@@ -1,5 +1,6 @@
 """Where free components start: patterns of the data that the others explain worst."""
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 
 import torch
@@ -7,8 +8,10 @@ import torch
 from .steps import finished
 from .sweeps import Data, exact_weights, squared_residuals
 
-__all__ = ["as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
+__all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
 
+#: Starts that are chosen before any is drawn.
+CHOSEN = 3
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
 
@@ -70,20 +73,20 @@ def as_shape(pattern: torch.Tensor) -> torch.Tensor | None:
 
 
 def data_seeds(
-    X: Data, H: torch.Tensor, free: Sequence[int], *, seed: int
+    X: Data, H: torch.Tensor, free: Sequence[int], *, draws: int, seed: int
 ) -> Iterator[torch.Tensor | None]:
     """Yield components that depend on the data, the held components and ``seed`` alone.
 
     The worst-explained patterns one after the other, what the others leave of them, patterns at
-    even distances, and four draws of patterns; and None after each part of the work on some.
+    even distances, and some draws of patterns; and None after each part of the work on some.
     """
     for residual in (False, True):
         yield (yield from _seeded_by_steps(X, H, free, residual=residual))
     N = len(X)
     generator = torch.Generator().manual_seed(seed)
     even = [(2 * j + 1) * N // (2 * len(free)) for j in range(len(free))]
-    draws = [torch.randperm(N, generator=generator).tolist() for _ in range(4)]
-    for rows in (even, *draws):
+    drawn = (torch.randperm(N, generator=generator).tolist() for _ in range(draws))
+    for rows in itertools.chain([even], drawn):
         start = H.clone()
         start[list(free)] = 0
         for k, row in zip(free, rows, strict=False):

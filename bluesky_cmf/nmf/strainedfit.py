@@ -8,11 +8,12 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .blocks import Blocks
+from .exploring import MARGIN, MAX_SWEEPS
 from .families import Family, Tables
 from .fit import TOL, Fit
 from .rows import Rows
 from .rules import Rules
-from .search import FINALISTS, MARGIN, MAX_SWEEPS
+from .search import FINALISTS
 from .seeds import data_seeds
 from .steps import finished
 from .strainedfactors import StrainedFactors
@@ -196,8 +197,8 @@ class StrainedFit(Fit):
         rows = torch.unique(torch.linspace(0, n - 1, _SAMPLE).long())
         sample = finished(self.some(rows, work=lambda: sys.maxsize))
         held = self.held_of(rows)
-        starts = (start for start in self.starts(sample, H) if start is not None)
-        trials = [self.sweeps(sample, start, held=held) for start in starts]
+        starts = self.starts(sample, H, draws=self.draws)
+        trials = [self.sweeps(sample, start, held=held) for start in starts if start is not None]
         for trial in trials:
             trial.descend(max_sweeps=_TRIAL_SWEEPS, tol=0.0)
         trials.sort(key=lambda trial: trial.curve[-1])
@@ -238,7 +239,7 @@ class StrainedFit(Fit):
             )
         )
 
-    def starts(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
+    def starts(self, X: Data, H: torch.Tensor, *, draws: int) -> Iterator[torch.Tensor | None]:
         """Seed from the data as they were without strain, as far as it is known."""
         if X not in self._sampled:
             n = len(self.factors)
@@ -247,7 +248,7 @@ class StrainedFit(Fit):
         else:
             _, W, strains = self._sampled[X]
         unstrained = Unstrained(cast(Blocks, X), self.tables, H, W, strains)
-        return data_seeds(unstrained, H, self.rules.free, seed=self.seed)
+        return data_seeds(unstrained, H, self.rules.free, draws=draws, seed=self.seed)
 
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Copy some rows, by number, and note their strains, which sweeps over them start from."""
