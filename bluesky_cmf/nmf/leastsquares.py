@@ -35,7 +35,7 @@ class LeastSquares(Fit):
 
     factors: Factors
 
-    draws, jump_work = 24, 90_000_000
+    draws, jump_work = 24, 40_000_000
     step_work, idle_step_work, portion = 1_200_000, 6_000_000, 4
 
     #: Older rows that an event on a device solves anew, and events between two looks at it.
