@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bluesky_cmf.nmf.jumps import Jumps
 from bluesky_cmf.nmf.leastsquares import LeastSquares
 from bluesky_cmf.nmf.streaming import StreamingNMF
 
@@ -61,13 +62,13 @@ def test_patterns_that_are_merely_brighter_are_jumps_less_and_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     further: list[int] = []
-    go = LeastSquares._go_further
+    go = Jumps._go_further
 
-    def noted(self: LeastSquares, n: int) -> None:
-        further.append(n)
-        go(self, n)
+    def noted(self: Jumps) -> None:
+        further.append(len(self._fit.factors))
+        go(self)
 
-    monkeypatch.setattr(LeastSquares, "_go_further", noted)
+    monkeypatch.setattr(Jumps, "_go_further", noted)
     rng = np.random.default_rng(0)
     W = rng.dirichlet(np.ones(K), 120) * np.where(np.arange(120) % 2, 1.0, 4.0)[:, None]
     X = rng.poisson(1e3 * (W @ phases(0))) / 1e3
@@ -79,6 +80,22 @@ def test_patterns_that_are_merely_brighter_are_jumps_less_and_less(
     assert sum(n > 60 for n in further) <= 6
 
 
+def test_an_interruption_leaves_starts_for_later() -> None:
+    X = steps(2)
+    model = StreamingNMF(F, K, components=[X[0], X[-1]], fixed=[True, True])
+    model.append(X)
+    model.refit()
+    model.improve(1e-9)
+    assert not model.settled
+
+    # A pattern comes between two looks at the clock.
+    looks = iter([False])
+    model.improve(math.inf, interrupted=lambda: next(looks, True))
+    assert not model.settled
+    while not model.settled:
+        model.improve(math.inf)
+
+
 def test_idle_time_tries_draws_until_there_are_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     X = steps(1)
     model = StreamingNMF(F, K, components=[X[0], X[-1]], fixed=[True, True])
@@ -86,7 +103,7 @@ def test_idle_time_tries_draws_until_there_are_no_more(monkeypatch: pytest.Monke
     best = model.refit(converge=True).objective
     fit = model._fit
     good = fit.factors.H.clone()
-    # Nothing comes of components that are all the same.
+    # A component without a shape stays without one.
     poor = good.clone()
     poor[2:] = 0
     given: list[int] = []

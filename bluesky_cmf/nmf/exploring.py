@@ -63,15 +63,16 @@ class Exploration:
         adopted = False
         if self._begun != n:
             every = fit.starts(fit.X, fit.factors.H, draws=fit.draws)
-            starts = (start for start in every if start is not None)
-            adopted = self._taken(self._first(starts, deadline))
+            given = (start for start in every if start is not None)
+            adopted = self._taken(self._first(given, deadline))
             # What was interrupted is begun anew at the next event.
-            self._begun, self._more = n, starts if n > _GROWTH * self._tried else None
+            self._begun, self._more = n, given if n > _GROWTH * self._tried else None
         while self._more is not None and not deadline.passed:
-            best = self._best_of(islice(self._more, _AT_ONCE), deadline)
-            if best is None:
+            starts = list(islice(self._more, _AT_ONCE))
+            best = self._best_of(starts, deadline)
+            if not starts:
                 self._tried, self._more = n, None
-            elif best.curve[-1] < _PROMISING * fit.objective:
+            elif best is not None and best.curve[-1] < _PROMISING * fit.objective:
                 adopted = self._taken(_to_the_end(best, deadline)) or adopted
         return adopted
 

@@ -1,6 +1,7 @@
 """Follow rows as they arrive, and converge at the end: for any loss."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+import heapq
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import torch
 from .blocks import Blocks
 from .exploring import MARGIN, MAX_SWEEPS
 from .factorization import Factorization
+from .jumps import Jumps
 from .rows import Rows
 from .rules import Rules
 from .search import ELSEWHERE_GROWTH, FINALISTS, Search
@@ -25,15 +27,6 @@ _BESIDE_SEARCH = 8
 _COPIED = 8
 #: The relative decrease of a round over all rows that makes another one not worth its time.
 _STANDING = 1e-5
-#: How many times more than usual a new row adds to what is left where the fit has to go further
-#: than an event goes; and the part of the data that is as good as nothing.
-_JUMP, _NOTHING = 2.0, 1e-6
-#: Part of the objective that going further must gain for the next such row to count as the first.
-_GAIN = 0.1
-#: Most sweeps of an event that goes so far, and the relative decrease over 20 that ends it.
-_JUMP_SWEEPS, _JUMP_TOL = 100, 1e-3
-#: Part of these sweeps, one in so many, after which other ways are compared.
-_JUMP_TRIAL = 10
 #: The relative decrease over 20 sweeps that ends a converged refit.
 TOL = 1e-5
 
@@ -85,9 +78,8 @@ class Fit:
         self.X, self.rules, self.seed, self.held = X, rules, seed, held
         self.factors = self._factors(X, H, held)
         self.search = Search(self)
+        self._jumps = Jumps(self)
         self._cursor = 0
-        #: Whether rows have come that the fit has not found its way to yet; what is a jump now.
-        self._behind, self._jump = False, _JUMP
 
     # --- what a loss brings ----------------------------------------------------------------
 
@@ -131,7 +123,7 @@ class Fit:
         factors, work = self.factors, self.X.n_features * self.factors.n_components
         self.search.settled = False
         first, n = len(factors), len(self.X)
-        watched = self.jump_work > 0 and not self.sampled
+        watched = self._jumps.watched
         before = factors.squared.sum(0, first) if watched else 0.0
         few = n * work <= self.all_rows
         if few:
@@ -142,8 +134,8 @@ class Fit:
             self._take_in()
             revised = _WINDOW_WORK // _BESIDE_SEARCH if self.search.alarm.on else _WINDOW_WORK
             self._revise(max(1, revised // work), first)
-        if watched and self._jumped(first, before):
-            self._go_further(n)
+        if watched:
+            self._jumps.follow(first, before)
         if self._searches(first) and self.search.due(factors.unexplained(first, n)):
             self.search.step()
         return few
@@ -180,46 +172,6 @@ class Fit:
             factors.resolve(0, n)
             if factors.objective >= (1 - _STANDING) * before:
                 break
-
-    def _jumped(self, first: int, before: float) -> bool:
-        """Whether rows from ``first`` on add far more to what is left than others have."""
-        n = len(self.factors)
-        if self._behind or not 0 < first < n or not self.rules.free:
-            return self._behind
-        left = self.factors.squared.sum(0, n)
-        usual = before * (n - first) / first
-        return left - before > max(self._jump * usual, 2 * _NOTHING * self.X.half_norm)
-
-    def _go_further(self, n: int) -> None:
-        """Sweep over all ``n`` rows, as far as an event may; where that is not enough, go on."""
-        factors, before = self.factors, self.objective
-        work = n * self.X.n_features * factors.n_components
-        sweeps = min(_JUMP_SWEEPS, max(1, self.jump_work // work))
-        ways = [self.begin(factors.H, W=factors.W.tensor())]
-        if not self._behind:
-            # The newest row in the place of the component that gives way best.
-            others = [self.begin(start) for start in self._replaced(self.X.row(n - 1))]
-            for other in others:
-                other.descend(max_sweeps=sweeps // _JUMP_TRIAL, tol=0.0)
-            ways += sorted(others, key=lambda other: other.curve[-1])[:1]
-        ends = [way.descend(max_sweeps=sweeps, tol=_JUMP_TOL) for way in ways]
-        end = min(ends, key=lambda end: end.objective)
-        # Minima may lie elsewhere now.
-        self.search.drop()
-        self._behind = self.take(self.challenger(end.H)) and not end.converged
-        gained = self.objective < (1 - _GAIN) * before
-        # Rows that are merely brighter are no jumps.
-        self._jump = _JUMP if gained else 1.25 * self._jump
-
-    def _replaced(self, pattern: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the components with a pattern (F,) in the place of each of the free ones."""
-        shape = as_shape(pattern)
-        if shape is None:
-            return
-        for k in self.rules.free:
-            H = self.factors.H.clone()
-            H[k] = shape
-            yield H
 
     def _revise(self, count: int, n: int) -> None:
         """Solve anew for the next of the first ``n`` rows, those that are not new."""
@@ -259,18 +211,24 @@ class Fit:
 
     def _converge(self) -> bool:
         H, W = self.factors.H, self.factors.W.tensor()
-        starts = self.starts(self.X, H, draws=self.draws)
-        trials = [self.begin(start) for start in starts if start is not None]
-        for trial in trials:
-            trial.descend(max_sweeps=self.trial_sweeps, tol=0.0)
-        trials.sort(key=lambda trial: trial.curve[-1])
-        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
+        # Many sweeps over many rows, or over few.
+        draws = self.few_draws if self.sampled else self.draws
+        starts = self.starts(self.X, H, draws=draws)
+        trials = (self.begin(start) for start in starts if start is not None)
+        finalists = self.finalists(trials, self.trial_sweeps)
+        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in finalists]
         best = min(ends, key=lambda end: end.objective)
         own = self.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=TOL)
         if own.objective < (1 - MARGIN) * best.objective:
             best = own
         self.take(self.challenger(best.H), anyway=True)
         return best.converged
+
+    @staticmethod
+    def finalists(trials: Iterable[Sweeps], sweeps: int) -> list[Sweeps]:
+        """Sweep a few times from each start, and keep the best: the rest would take memory."""
+        swept = (_swept(trial, sweeps) for trial in trials)
+        return heapq.nsmallest(FINALISTS, swept, key=lambda trial: trial.curve[-1])
 
     def descend(self, *, tol: float = TOL) -> None:
         """Go on from where the fit stands, and from nowhere else, to a tolerance."""
@@ -342,3 +300,8 @@ class Fit:
             return False
         self.factors = challenger
         return True
+
+
+def _swept(trial: Sweeps, count: int) -> Sweeps:
+    trial.descend(max_sweeps=count, tol=0.0)
+    return trial

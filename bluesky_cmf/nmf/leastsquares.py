@@ -16,7 +16,6 @@ from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
 from .search import FINALISTS
-from .seeds import data_seeds
 from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
 
 __all__ = ["LeastSquares"]
@@ -156,9 +155,7 @@ class LeastSquares(Fit):
             return super()._converge()
         data = self._all_compressed()
         sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
-        starts = data_seeds(
-            sample, self.factors.H, self.rules.free, draws=self.draws, seed=self.seed
-        )
+        starts = self.starts(sample, self.factors.H, draws=self.draws)
         trials = [
             self._end(sample, start, sweeps=self.trial_sweeps)
             for start in starts

@@ -13,7 +13,6 @@ from .families import Family, Tables
 from .fit import TOL, Fit
 from .rows import Rows
 from .rules import Rules
-from .search import FINALISTS
 from .seeds import data_seeds
 from .steps import finished
 from .strainedfactors import StrainedFactors
@@ -198,11 +197,9 @@ class StrainedFit(Fit):
         sample = finished(self.some(rows, work=lambda: sys.maxsize))
         held = self.held_of(rows)
         starts = self.starts(sample, H, draws=self.draws)
-        trials = [self.sweeps(sample, start, held=held) for start in starts if start is not None]
-        for trial in trials:
-            trial.descend(max_sweeps=_TRIAL_SWEEPS, tol=0.0)
-        trials.sort(key=lambda trial: trial.curve[-1])
-        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in trials[:FINALISTS]]
+        trials = (self.sweeps(sample, start, held=held) for start in starts if start is not None)
+        finalists = self.finalists(trials, _TRIAL_SWEEPS)
+        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in finalists]
         found = self.begin(min(ends, key=lambda end: end.objective).H)
         own = self.begin(H)
         for descent in (found, own):
