@@ -165,11 +165,11 @@ def test_half_the_squared_norm_is_that_of_the_rows_so_far() -> None:
 
 
 def test_a_block_takes_no_more_bytes_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * F * 100)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 4 * F * 130)
 
     X = filled(patterns(1000), step=33)
 
-    assert max(len(block) for block in X._blocks) == 100
+    assert max(len(block) for block in X._blocks) == 128
     assert np.array_equal(X.stored().numpy(), patterns(1000))
 
 

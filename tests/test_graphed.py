@@ -1,15 +1,10 @@
 """Events on fixed buffers, as a device runs them; here by their twin on the CPU."""
 
-import os
-import subprocess
-import sys
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from bluesky_cmf.nmf import blocks, fit, kernels, leastsquares, sweeps
+from bluesky_cmf.nmf import blocks, fit, kernels, leastsquares
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.graphed import GraphedEvent
@@ -101,62 +96,6 @@ def test_a_component_without_a_shape_is_found_before_events_go_as_graphs(
     assert fresh.objective == pytest.approx(0.5 * float((rows**2).sum()), rel=1e-3, abs=1e-6)
 
 
-INTERPRETED = """
-import torch
-from bluesky_cmf.nmf.kernels import cuda
-from bluesky_cmf.nmf.kernels.cuda import coordinate_descent
-from bluesky_cmf.nmf.updates import coordinate_descent as reference
-
-generator = torch.Generator().manual_seed(0)
-for K, M, free in [(1, 1, [0]), (4, 150, [0, 1, 2, 3]), (5, 70, [1, 3]), (8, 64, [7])]:
-    H = torch.rand(K, 30, generator=generator, dtype=torch.float64)
-    H[-1] *= K != 5
-    V = torch.rand(K, M, generator=generator, dtype=torch.float64) - 0.3
-    C = H @ torch.rand(30, M, generator=generator, dtype=torch.float64)
-    flags = torch.zeros(K, dtype=torch.int32)
-    flags[free] = 1
-    expected = reference(V, H @ H.T, C, free=free, passes=3)
-    for layout in (V.clone(), V.T.clone().T):
-        coordinate_descent(layout, H @ H.T, C, flags, 3)
-        torch.testing.assert_close(layout, expected, rtol=1e-12, atol=1e-12)
-    if M == 150:
-        # Passes end where nothing moves any more.
-        layout, some = V[:, :6].clone(), C[:, :6]
-        coordinate_descent(layout, H @ H.T, some, flags, 1_000_000_000)
-        expected = reference(V[:, :6], H @ H.T, some, free=free, passes=5000)
-        torch.testing.assert_close(layout, expected, rtol=1e-3, atol=1e-3)
-
-for M, F, K, dtype in [
-    (1, 1, 1, torch.float32),
-    (5, 40, 3, torch.float32),
-    (40, 130, 5, torch.float64),
-    (300, 33, 8, torch.float32),
-]:
-    X = torch.rand(M, F, generator=generator).to(dtype)
-    H = torch.rand(K, F, generator=generator, dtype=torch.float64)
-    W = torch.rand(K, M, generator=generator, dtype=torch.float64).T
-    C, B = H.new_full((M, K), torch.nan), H.clone()
-    cuda.times(X, H, C)
-    torch.testing.assert_close(C, X.double() @ H.T, rtol=1e-13, atol=1e-13)
-    cuda.add_transposed_times(X, W, B)
-    torch.testing.assert_close(B, H + W.T @ X.double(), rtol=1e-13, atol=1e-13)
-cuda.warm_up(torch.device("cpu"))
-print("equal")
-"""
-
-
-def test_the_kernels_for_cuda_are_what_their_twins_are() -> None:
-    """Run by triton's interpreter, which needs no device."""
-    pytest.importorskip("triton", reason="triton is not installed")
-    environment: dict[str, Any] = {**os.environ, "TRITON_INTERPRET": "1"}
-
-    run = subprocess.run(
-        [sys.executable, "-c", INTERPRETED], capture_output=True, text=True, env=environment
-    )
-
-    assert run.stdout.strip() == "equal", run.stderr
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_events_on_a_device_are_those_on_the_cpu() -> None:
     ends = []
@@ -167,27 +106,3 @@ def test_events_on_a_device_are_those_on_the_cpu() -> None:
             model.refit()
         ends.append(model.refit(converge=True).objective)
     assert ends[0] == pytest.approx(ends[1], rel=1e-4)
-
-
-@pytest.mark.parametrize("penalty", [(0.0, 0.0), (0.05, 0.2)])
-def test_recorded_sweeps_keep_and_drop_what_others_do(
-    monkeypatch: pytest.MonkeyPatch, penalty: tuple[float, float]
-) -> None:
-    """Decided on the device, or by the host: the same curve, with sweeps that were not kept."""
-    data = Blocks(F, dtype=torch.float32, device=torch.device("cpu"))
-    data.append(torch.from_numpy(X))
-    rules = Rules((1, 2), l1=penalty[0], l2=penalty[1])
-    H = torch.tensor(PHASES[::-1].copy())
-    monkeypatch.setattr(sweeps, "kernels_for", lambda device: None)
-    expected = sweeps.Extrapolation(data, H, rules)
-    expected.sweep(60)
-    monkeypatch.setattr(sweeps, "uses_graphs", lambda device: True)
-    recorded = sweeps.Extrapolation(data, H, rules)
-    for count in (1, 19, 40):
-        recorded.sweep(count)
-
-    np.testing.assert_allclose(recorded.curve, expected.curve, rtol=1e-8)
-    np.testing.assert_allclose(recorded.H, expected.H, rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(recorded.weights, expected.weights, rtol=1e-5, atol=1e-8)
-    assert len(set(recorded.curve)) < len(recorded.curve), "no sweep was dropped"
-    assert torch.equal(recorded.H[0], H[0])

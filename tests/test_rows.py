@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 4)
     monkeypatch.setattr(module, "_PAGE_BLOCKS", 2)
 
 

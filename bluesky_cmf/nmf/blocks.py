@@ -10,13 +10,18 @@ import numpy.typing as npt
 import torch
 
 from .kernels import device_products, kernels_for
+from .pinned import PinnedRing
 
-__all__ = ["Blocks"]
+__all__ = ["TILE", "Blocks"]
+
+#: Rows that lie together: blocks are of whole tiles, where they have room for one.
+TILE = 64
 
 #: Rows of the first block, and bytes that any block may take. Memory that is not yet written to
 #: costs nothing, and as long as there is one block only, it is swept in one piece.
 _FIRST_ROWS = 512
 _BLOCK_BYTES = 1 << 26
+_CPU = torch.device("cpu")
 #: Bytes converted to float64 at a time, where torch does the work.
 _CHUNK_BYTES = 1 << 22
 
@@ -42,11 +47,14 @@ class Blocks:
         self._offsets: list[int] = []
         self._room = 0
         self._length = 0
-        #: Squared norms of the rows, and room for more: what is written to it stays.
-        self.norm_table = torch.zeros(0, dtype=torch.float64, device=device)
-        if self._on_cpu:
-            #: The same, as kernels for the CPU take it.
-            self.norms_array = self.norm_table.numpy()
+        #: Squared norms of the rows, on the host, and room for more: what is written to it stays.
+        self.norms_array = np.zeros(0)
+        #: The same where the rows are, as far as it is up to date there.
+        self._norms_there = torch.zeros(0, dtype=torch.float64, device=device)
+        self._n_norms_there = 0
+        self._ring: PinnedRing | None = None
+        #: Whether all blocks are of whole tiles.
+        self.tiled = True
         #: Half the squared norm of X, in float64.
         self.half_norm = 0.0
 
@@ -63,9 +71,31 @@ class Blocks:
         """Squared norms of the rows, (N,), in float64."""
         return self.norm_table[: self._length]
 
+    @property
+    def norm_table(self) -> torch.Tensor:
+        """The same, and room for more: what is written to it stays."""
+        if self._n_norms_there < self._length and not self._on_cpu:
+            news = torch.from_numpy(self.norms_array[self._n_norms_there : self._length])
+            self._norms_there[self._n_norms_there : self._length] = news.to(self.device)
+            self._n_norms_there = self._length
+        return self._norms_there
+
+    def norm_places(self, n: int) -> int:
+        """Tell where the table is, for somebody who writes the norm of row ``n`` to it."""
+        if self._n_norms_there != n:
+            _ = self.norm_table
+        self._n_norms_there = max(self._n_norms_there, n + 1)
+        return self._norms_there.data_ptr()
+
+    def place(self, row: int) -> int:
+        """Tell where a row is in memory."""
+        number = bisect_right(self._offsets, row) - 1
+        step = self.n_features * self.dtype.itemsize
+        return self._blocks[number].data_ptr() + (row - self._offsets[number]) * step
+
     def squared_norm(self, start: int, stop: int) -> float:
         """Squared norm of some rows together, to the host."""
-        norms = self.norms_array if self._on_cpu else self.norm_table
+        norms = self.norms_array
         # A reduction has machinery that takes longer than a row.
         return float(norms[start] if stop - start == 1 else norms[start:stop].sum())
 
@@ -73,14 +103,15 @@ class Blocks:
         """Append rows, (M, F): a tensor anywhere, or an array of the dtype they are stored in."""
         source = self._as_stored(rows)
         self._append_norms(source)
-        if not self._on_cpu and source.device != self.device:
+        if not self._on_cpu and source.device.type == "cpu":
+            if len(source) == 1:
+                self._send(source)
+                return
             # Nobody waits for the copy of pinned memory.
             source = source.pin_memory().to(self.device, non_blocking=True)
         done, count = 0, len(source)
         while done < count:
-            if not self._room:
-                self._grow()
-            taken = min(count - done, self._room)
+            taken = min(count - done, self._make_room())
             block: Any = self._arrays[-1] if self._on_cpu else self._blocks[-1]
             first = len(block) - self._room
             block[first : first + taken] = source[done : done + taken]
@@ -88,12 +119,28 @@ class Blocks:
             self._length += taken
             done += taken
 
+    def _send(self, row: torch.Tensor) -> None:
+        """Append one row, (1, F), of the host, and nothing else."""
+        if self._ring is None:
+            self._ring = PinnedRing(self.n_features, dtype=self.dtype, device=self.device)
+        room = self._make_room()
+        self._ring.array[:] = row[0].numpy()
+        self._ring.send(self._blocks[-1][-room])
+        self._room -= 1
+        self._length += 1
+
+    def _make_room(self) -> int:
+        """Tell how many rows the last block has room for: one at least."""
+        if not self._room:
+            self._grow()
+        return self._room
+
     def _as_stored(self, rows: torch.Tensor | npt.NDArray[Any]) -> Any:
         """Rows in the dtype they are stored in: for the CPU numpy's, else torch's."""
         if isinstance(rows, torch.Tensor):
             rows = rows.to(self.dtype).contiguous().resolve_neg()
             return rows.numpy() if self._on_cpu else rows
-        return rows if self._on_cpu else torch.from_numpy(rows)
+        return rows if self._on_cpu else torch.from_numpy(np.ascontiguousarray(rows))
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` as they are stored, block by block: views."""
@@ -176,6 +223,17 @@ class Blocks:
         """All rows as they are stored, (N, F), where one block holds them: a view."""
         return (self._blocks[0][: self._length], None) if len(self._blocks) == 1 else None
 
+    def tiles(self, count: int) -> torch.Tensor:
+        """Tell where tiles of the rows are in memory, (count,); those beyond the last are there."""
+        step = TILE * self.n_features * self.dtype.itemsize
+        places = [
+            block.data_ptr() + step * number
+            for block in self._blocks
+            for number in range(len(block) // TILE)
+        ][:count]
+        places += places[-1:] * (count - len(places))
+        return torch.tensor(places, dtype=torch.int64).to(self.device)
+
     def stored(self) -> torch.Tensor:
         """All rows as they are stored, (N, F): a copy."""
         return torch.cat([self._no_rows(), *(piece for _, piece in self.pieces())])
@@ -186,6 +244,8 @@ class Blocks:
     def _grow(self) -> None:
         row_bytes = self.n_features * self.dtype.itemsize
         rows = max(1, min(max(_FIRST_ROWS, self._length), _BLOCK_BYTES // row_bytes))
+        rows -= rows % TILE if rows > TILE else 0
+        self.tiled = self.tiled and rows % TILE == 0
         self._offsets.append(self._length)
         shape = rows, self.n_features
         if self._on_cpu:
@@ -199,25 +259,33 @@ class Blocks:
 
     def _append_norms(self, rows: Any) -> None:
         start, stop = self._length, self._length + len(rows)
-        if stop > self.norm_table.shape[0]:
-            # Earlier views of the shorter table stay what they are.
-            table = self.norm_table.new_zeros(max(1024, 2 * stop))
-            table[: self._length] = self.norms
-            self.norm_table = table
-            if self._on_cpu:
-                self.norms_array = table.numpy()
-        kernels = kernels_for(self.device)
-        if kernels is None:
+        if stop > self.norms_array.shape[0]:
+            self._grow_norms(max(1024, 2 * stop))
+        kernels = kernels_for(_CPU)
+        on_host = self._on_cpu or rows.device.type == "cpu"
+        if kernels is None or not on_host:
             wide = torch.as_tensor(rows).to(torch.float64)
-            norms = torch.linalg.vecdot(wide, wide)
-            self.norm_table[start:stop].copy_(norms, non_blocking=True)
-            found = norms.tolist()
+            found = torch.linalg.vecdot(wide, wide).tolist()
+            self.norms_array[start:stop] = found
         else:
-            kernels.squared_norms(rows, self.norms_array[start:stop])
+            array = rows if self._on_cpu else rows.numpy()
+            kernels.squared_norms(array, self.norms_array[start:stop])
             found = self.norms_array[start:stop].tolist()
         # One after the other: the same bits, however the rows came.
         for norm in found:
             self.half_norm += 0.5 * norm
+
+    def _grow_norms(self, room: int) -> None:
+        # Earlier views of the shorter tables stay what they are.
+        array = np.zeros(room)
+        array[: self._length] = self.norms_array[: self._length]
+        self.norms_array = array
+        if self._on_cpu:
+            self._norms_there = torch.from_numpy(array)
+        else:
+            there = self._norms_there.new_zeros(room)
+            there[: self._n_norms_there] = self._norms_there[: self._n_norms_there]
+            self._norms_there = there
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -106,6 +106,10 @@ class Fit:
         """The same, perhaps still on its way from the device."""
         return self.objective
 
+    def latest_shapes(self, dtype: torch.dtype) -> torch.Tensor | npt.NDArray[Any]:
+        """Give the components as results have them, perhaps still on their way from the device."""
+        return self.factors.rounded(dtype)
+
     @property
     def sampled(self) -> bool:
         """Whether there are so many rows that a search goes over some of them."""

@@ -1,9 +1,8 @@
 """An event on fixed buffers, without a word to the host."""
 
-from typing import Any
-
 import torch
 
+from .eventtables import EventBuffers, Tables, tables_for
 from .factors import Factors
 from .recording import Descent, Recording, descent_for
 
@@ -29,76 +28,80 @@ class GraphedEvent:
         Older rows at an event.
     descent : callable, optional
         Coordinate descent; by default that for the device.
+    tables : Tables, optional
+        Where rows come from; by default those for the device.
     """
 
-    def __init__(self, factors: Factors, window: int, *, descent: Descent | None = None) -> None:
+    def __init__(
+        self,
+        factors: Factors,
+        window: int,
+        *,
+        descent: Descent | None = None,
+        tables: Tables | None = None,
+    ) -> None:
         self.factors = factors
-        H, rules = factors.H, factors.rules
-        (K, F), device = H.shape, H.device
+        device, K = factors.H.device, len(factors.H)
         self._descent = descent_for(device) if descent is None else descent
-        options: dict[str, Any] = {"dtype": torch.float64, "device": device}
         self._every = torch.ones(K, dtype=torch.int32, device=device)
         self._free = torch.zeros(K, dtype=torch.int32, device=device)
-        self._free[list(rules.free)] = 1
-        # The older rows come first, the new one last.
-        self._rows = torch.zeros(window + 1, F, **options)
-        self._norms = torch.zeros(window + 1, **options)
-        self._W = torch.zeros(window + 1, K, **options)
-        self._squared = torch.zeros(window + 1, **options)
-        self._half_norm = torch.zeros((), **options)
-        self.objective = torch.zeros((), **options)
-        self._run = Recording(self._step, (H, factors.G, factors.A, factors.B, self._W))
+        self._free[list(factors.rules.free)] = 1
+        self._buffers = EventBuffers.of(window + 1, factors.H)
+        self._tables = tables_for(factors, self._buffers) if tables is None else tables
+        self._run: Recording | None = None
+
+    @property
+    def objective(self) -> torch.Tensor:
+        """The objective as of the latest event, perhaps still on its way from the device."""
+        return self._tables.objective
+
+    @property
+    def shapes(self) -> torch.Tensor:
+        """The components as of the latest event, as results give them."""
+        return self._tables.shapes
 
     @property
     def window(self) -> int:
         """Older rows at an event."""
-        return len(self._rows) - 1
+        return len(self._buffers.X) - 1
 
     def __call__(self, start: int) -> None:
         """Take in the newest row of X, and solve anew for those from ``start`` on."""
-        factors, X = self.factors, self.factors.X
+        factors = self.factors
         n = len(factors)
         factors.W.extend(1)
         factors.squared.extend(1)
-        for first, last, at in ((start, start + self.window, 0), (n, n + 1, self.window)):
-            for begin, piece in X.pieces(first, last):
-                place = slice(at + begin - first, at + begin - first + len(piece))
-                self._rows[place].copy_(piece, non_blocking=True)
-        self._copy(start, n, write=False)
-        self._half_norm.fill_(X.half_norm - factors.held_cross)
+        if self._run is None:
+            # To record a step is to take it: what it writes to is then replaced.
+            factors.W.frozen()
+            factors.squared.frozen()
+        self._tables.begin(start, n)
+        if self._run is None:
+            self._run = Recording(self._step, (factors.H, factors.G, factors.A, factors.B))
         self._run()
-        self._copy(start, n, write=True)
-
-    def _copy(self, start: int, n: int, *, write: bool) -> None:
-        """Copy weights and what belongs to them between the tables and the buffers."""
-        factors = self.factors
-        for first, last, at in ((start, start + self.window, 0), (n, n + 1, self.window)):
-            for begin, end in factors.W.spans(first, last):
-                place = slice(at + begin - first, at + end - first)
-                if write:
-                    factors.W.view(begin, end).copy_(self._W[place])
-                    factors.squared.view(begin, end)[:, 0].copy_(self._squared[place])
-                else:
-                    self._W[place].copy_(factors.W.view(begin, end))
-                    self._norms[place].copy_(factors.X.norms[begin:end])
+        self._tables.end()
 
     def _step(self) -> None:
         """Do the event; on CUDA every line is recorded once and replayed ever after."""
-        factors = self.factors
+        factors, buffers = self.factors, self._buffers
+        self._tables.take()
         self._solve(slice(self.window, self.window + 1))
         self._descent(factors.H, factors.A, factors.B, self._free, _COMPONENT_PASSES)
         torch.mm(factors.H, factors.H.T, out=factors.G)
         self._solve(slice(0, self.window + 1))
         cross = (factors.B * factors.H).sum()
-        self.objective.copy_(self._half_norm - cross + 0.5 * (factors.A * factors.G).sum())
+        gram = (factors.A * factors.G).sum()
+        buffers.objective.copy_(buffers.half_norm - cross + 0.5 * gram)
+        self._tables.put()
 
     def _solve(self, rows: slice) -> None:
-        factors, X, W = self.factors, self._rows[rows], self._W[rows]
-        C = X @ factors.H.T
-        new = W.clone()
-        self._descent(new.T, factors.G, C.T, self._every, _ROW_PASSES)
-        factors.A += new.T @ new - W.T @ W
-        factors.B += (new - W).T @ X
-        squared = self._norms[rows] - 2.0 * (new * C).sum(1) + ((new @ factors.G) * new).sum(1)
-        self._squared[rows] = squared.clamp_min(0)
-        W.copy_(new)
+        factors, buffers = self.factors, self._buffers
+        X, Wt = buffers.X[rows], buffers.Wt[:, rows]
+        C = factors.H @ X.T
+        new = Wt.clone(memory_format=torch.contiguous_format)
+        self._descent(new, factors.G, C, self._every, _ROW_PASSES)
+        factors.A += new @ new.T - Wt @ Wt.T
+        factors.B += (new - Wt) @ X
+        squared = buffers.norms[rows] - 2.0 * (new * C).sum(0) + ((factors.G @ new) * new).sum(0)
+        buffers.squared[rows] = squared.clamp_min(0)
+        Wt.copy_(new)

@@ -1,12 +1,14 @@
 """The least-squares loss: factors with sufficient statistics, sweeps on compressed data."""
 
 from collections.abc import Callable, Generator
-from typing import cast
+from typing import Any, cast
 
+import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
 from .compressed import Compressed, compress, compress_by_steps, directions, pays
+from .devicesweeps import sweeps_on_device
 from .exploring import MARGIN, MAX_SWEEPS
 from .factors import Factors
 from .fit import TOL, Fit
@@ -81,9 +83,14 @@ class LeastSquares(Fit):
     def latest_objective(self) -> float | torch.Tensor:
         """The objective, perhaps still on its way from the device."""
         if self._by_graph and self._graphed is not None:
-            objective: torch.Tensor = self._graphed.objective.clone()
-            return objective
+            return self._graphed.objective
         return self.objective
+
+    def latest_shapes(self, dtype: torch.dtype) -> torch.Tensor | npt.NDArray[Any]:
+        """Give the components as results have them, perhaps still on their way from the device."""
+        if self._by_graph and self._graphed is not None:
+            return self._graphed.shapes
+        return super().latest_shapes(dtype)
 
     @property
     def _graphable(self) -> bool:
@@ -97,6 +104,7 @@ class LeastSquares(Fit):
             and not self.search.alarm.on
             and len(factors) > self._window
             and len(self.X) == len(factors) + 1
+            and self.X.tiled
         )
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
@@ -119,12 +127,17 @@ class LeastSquares(Fit):
 
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Give some rows, by number, in a form that sweeps go over fast where there is one."""
-        if not self.rules.extrapolable or not pays(len(rows), self.X.n_features):
+        if not self.rules.extrapolable or not self._compresses(len(rows)):
             copied = yield from super().some(rows, work=work)
             return copied
         H, B = self.factors.H, self.factors.B
         compressed = yield from compress_by_steps(self.X, rows, H, B, work=work)
         return compressed
+
+    def _compresses(self, n_rows: int) -> bool:
+        """Whether sweeps over so many rows go faster where these are compressed."""
+        on_device = sweeps_on_device(self.X, self.factors.n_components)
+        return not on_device and pays(n_rows, self.X.n_features)
 
     @property
     def weighs_rows(self) -> bool:
@@ -151,7 +164,7 @@ class LeastSquares(Fit):
         self.factors.descend(self.passes[1])
 
     def _converge(self) -> bool:
-        if not (self.sampled and self.rules.extrapolable and pays(len(self.X), self.X.n_features)):
+        if not (self.sampled and self.rules.extrapolable and self._compresses(len(self.X))):
             return super()._converge()
         data = self._all_compressed()
         sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
@@ -172,7 +185,7 @@ class LeastSquares(Fit):
 
     def descend(self, *, tol: float = TOL) -> None:
         """Go on from where the fit stands, and from nowhere else, to a tolerance."""
-        if self.rules.extrapolable and pays(len(self.X), self.X.n_features):
+        if self.rules.extrapolable and self._compresses(len(self.X)):
             self._polish(self.factors.H)
         else:
             super().descend(tol=tol)

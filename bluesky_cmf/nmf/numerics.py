@@ -56,10 +56,10 @@ def chosen_device(device: str | torch.device) -> torch.device:
         Where it is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        # With its number, as tensors that are there have it.
+        chosen = torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(
             f"device: expected 'auto' or a torch device of this machine, got {device!r} ({error})"

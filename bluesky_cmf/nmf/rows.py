@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Frozen", "Rows"]
+__all__ = ["BLOCK_ROWS", "Frozen", "Rows"]
 
 #: Rows of a block: what one change copies, where a snapshot holds the block. And blocks of a
 #: page: so many references are copied with it, and a snapshot takes one for each page.
-_BLOCK_ROWS, _PAGE_BLOCKS = 256, 64
+BLOCK_ROWS, _PAGE_BLOCKS = 256, 64
 
 
 class Frozen:
@@ -69,7 +69,7 @@ class Rows:
     def extend(self, count: int) -> None:
         """Append rows of zeros."""
         self._length += count
-        while self._n_blocks * _BLOCK_ROWS < self._length:
+        while self._n_blocks * BLOCK_ROWS < self._length:
             self._append_block()
 
     def _append_block(self) -> None:
@@ -77,7 +77,7 @@ class Rows:
         if page == len(self._pages):
             self._pages.append([])
             self._own_pages.add(page)
-        shape = _BLOCK_ROWS, self._empty.shape[1]
+        shape = BLOCK_ROWS, self._empty.shape[1]
         block = np.zeros(shape) if self._on_host else self._empty.new_zeros(shape)
         self._own_page(page).append(block)
         self._own_blocks.add(self._n_blocks)
@@ -86,7 +86,7 @@ class Rows:
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Yield where the rows from ``start`` to ``stop`` begin and end, block by block."""
         while start < stop:
-            end = min(stop, (start // _BLOCK_ROWS + 1) * _BLOCK_ROWS)
+            end = min(stop, (start // BLOCK_ROWS + 1) * BLOCK_ROWS)
             yield start, end
             start = end
 
@@ -105,12 +105,27 @@ class Rows:
         return rows
 
     def _writable(self, start: int, stop: int) -> Any:
-        number, first = divmod(start, _BLOCK_ROWS)
+        number, first = divmod(start, BLOCK_ROWS)
         if number in self._own_blocks:
             block = self._pages[number // _PAGE_BLOCKS][number % _PAGE_BLOCKS]
         else:
             block = self._own_block(number)
         return block[first : first + stop - start]
+
+    def replaced(self, row: int) -> tuple[Any, Any]:
+        """Give the block of a row, and what takes its place; the caller copies one to the other.
+
+        Where no snapshot holds the block, that is the same.
+        """
+        number = row // BLOCK_ROWS
+        old = self._block(number)
+        if number in self._own_blocks:
+            return old, old
+        page, place = divmod(number, _PAGE_BLOCKS)
+        new = np.empty_like(old) if self._on_host else torch.empty_like(old)
+        self._own_page(page)[place] = new
+        self._own_blocks.add(number)
+        return old, new
 
     def _own_block(self, number: int) -> Any:
         """Copy a block that a snapshot holds."""
@@ -131,8 +146,8 @@ class Rows:
     def tensor(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows in one piece, (M, width): a copy."""
         stop = self._length if stop is None else stop
-        first, last = start // _BLOCK_ROWS, -(-stop // _BLOCK_ROWS)
-        offset = first * _BLOCK_ROWS
+        first, last = start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)
+        offset = first * BLOCK_ROWS
         rows = _joined(self._empty, (self._block(number) for number in range(first, last)))
         return rows[start - offset : max(start, stop) - offset]
 
@@ -140,7 +155,7 @@ class Rows:
         """Give the sum over some rows, to the host."""
         total = 0.0
         for begin, end in self.spans(start, stop):
-            number, first = divmod(begin, _BLOCK_ROWS)
+            number, first = divmod(begin, BLOCK_ROWS)
             rows = self._block(number)[first : first + end - begin]
             # A reduction has machinery that takes longer than a row.
             total += sum(rows[0].tolist()) if end - begin == 1 else float(rows.sum())

@@ -248,12 +248,11 @@ class StreamingNMF:
         if self._rebuild:
             self._fit, self._rebuild = self._engine(), False
         self._exact = self._fit.follow()
-        converged, objective = not self._fit.rules.free, self._fit.latest_objective
+        self._changed = False
         if converge:
             converged, self._exact = self._fit.converge(), True
-            objective = self._fit.objective
-        self._changed = False
-        return self._publish(started, objective, converged=converged)
+            return self._publish(started, converged=converged)
+        return self._publish(started, converged=not self._fit.rules.free, latest=True)
 
     @property
     def settled(self) -> bool:
@@ -292,7 +291,7 @@ class StreamingNMF:
         found = self._fit.search.improve(Deadline(started + budget, interrupted))
         if found:
             self._exact = not self._fit.sampled
-            self._publish(started, self._fit.objective, converged=False)
+            self._publish(started, converged=False)
         return found
 
     def refresh(self) -> FitResult:
@@ -309,7 +308,7 @@ class StreamingNMF:
             return result
         self._fit.refresh()
         self._exact = True
-        return self._publish(started, self._fit.objective, converged=False)
+        return self._publish(started, converged=False)
 
     def rows(
         self, start: int = 0, stop: int | None = None, *, noises: Noises | None = None
@@ -632,20 +631,19 @@ class StreamingNMF:
         self._families.pop(name, None)
         self._strains.pop(name, None)
 
-    def _publish(
-        self, started: float, objective: float | torch.Tensor, *, converged: bool
-    ) -> FitResult:
-        factors = self._fit.factors
+    def _publish(self, started: float, *, converged: bool, latest: bool = False) -> FitResult:
+        """Freeze the fit as it is; ``latest`` after an event, when nobody waits for a device."""
+        fit, factors = self._fit, self._fit.factors
         strained = factors if isinstance(factors, StrainedFactors) else None
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            _objective=objective,
+            _objective=fit.latest_objective if latest else fit.objective,
             n_patterns=len(self._X),
             converged=converged,
             seconds=time.perf_counter() - started,
             _W=factors.W.frozen(),
-            _H=factors.rounded(self.dtype),
+            _H=fit.latest_shapes(self.dtype) if latest else factors.rounded(self.dtype),
             _scalable=factors.rules.scalable,
             _squared_residual=factors.squared.frozen(),
             _squared_norm=self._X.norm_table,

@@ -3,16 +3,16 @@
 import math
 import time
 from dataclasses import astuple, dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 
+from .blocks import Blocks
 from .deadline import Deadline
+from .devicesweeps import DeviceSweeps, sweeps_on_device
 from .factors import Factors
 from .kernels import kernels_for
-from .recordedsweeps import RecordedSweeps
-from .recording import uses_graphs
 from .rules import Rules
 from .updates import coordinate_descent, nnls
 
@@ -241,8 +241,8 @@ class Extrapolation(Sweeps):
 
     Attributes
     ----------
-    H, C : Tensor (K, F), (N, K)
-        The best components, and XHᵀ.
+    H : Tensor (K, F)
+        The best components.
     Wt : Tensor (K, N)
         The best weights, transposed.
     """
@@ -251,18 +251,18 @@ class Extrapolation(Sweeps):
         self, X: Data, H: torch.Tensor, rules: Rules, *, W: torch.Tensor | None = None
     ) -> None:
         self.X, self.rules, self.H = X, rules, H.clone()
-        self.C = X.times(self.H)
+        self._C = X.times(self.H)
         if W is None:
             G = self.H @ self.H.T + rules.l2 * torch.eye(len(H), dtype=H.dtype, device=H.device)
-            W = _solve(X.device, self.C - rules.l1, G)
+            W = _solve(X.device, self._C - rules.l1, G)
         # Rows of Wᵀ are worked on one after the other, as those of H.
         self.Wt = W.T.clone(memory_format=torch.contiguous_format)
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
-        self._ahead_C = self.C.clone()
+        self._ahead_C = self._C.clone()
         self._pace = Pace()
-        self.curve = [self._objective(self.Wt, self.H, self.C)]
+        self.curve = [self._objective(self.Wt, self.H, self._C)]
         self.lost = LOST * X.half_norm
-        self._recorded: RecordedSweeps | None = None
+        self._on_device: DeviceSweeps | None = None
 
     @property
     def weights(self) -> torch.Tensor:
@@ -272,31 +272,27 @@ class Extrapolation(Sweeps):
     def _sweep_on(self, count: int) -> None:
         """Do sweeps; keep each where it lowers the objective, else go on without its lead."""
         kernels, fused = kernels_for(self.X.device), self.X.fused()
-        if uses_graphs(self.X.device):
-            self._sweep_recorded(count)
+        if sweeps_on_device(self.X, len(self.H)):
+            self._sweep_on_device(count)
         elif kernels is None or fused is None:
             for _ in range(count):
                 self._sweep()
         else:
             self._sweep_fused(kernels, fused, count)
 
-    def _sweep_recorded(self, count: int) -> None:
-        recorded = self._recorded
-        if recorded is None:
-            recorded = self._recorded = RecordedSweeps(
-                self.X.times,
-                self.X.transposed_times,
-                half_norm=self.X.half_norm,
-                rules=self.rules,
-                H=self.H,
-                Wt=self.Wt,
-                C=self.C,
+    def _sweep_on_device(self, count: int) -> None:
+        if self._on_device is None:
+            self._on_device = DeviceSweeps(
+                cast(Blocks, self.X),
+                self.H,
+                self.Wt,
+                self.rules,
                 objective=self.curve[-1],
-                pace=astuple(self._pace),
+                pace=self._pace,
                 passes=PASSES,
             )
-        self.curve += recorded.sweep(count)
-        self.H, self.Wt, self.C = recorded.H.clone(), recorded.Wt.clone(), recorded.C.clone()
+        self.curve += self._on_device.sweep(count)
+        self.H, self.Wt = self._on_device.H, self._on_device.Wt
 
     def _sweep_fused(
         self, kernels: object, fused: tuple[torch.Tensor, torch.Tensor | None], count: int
@@ -311,7 +307,7 @@ class Extrapolation(Sweeps):
             self.rules.l2,
             self.Wt.numpy(),
             self.H.numpy(),
-            self.C.numpy(),
+            self._C.numpy(),
             self._ahead_Wt.numpy(),
             self._ahead_H.numpy(),
             self._ahead_C.numpy(),
@@ -343,12 +339,12 @@ class Extrapolation(Sweeps):
             # and XHᵀ of an extrapolation is the extrapolation of XHᵀ.
             self._ahead_Wt, self._ahead_H = ahead_Wt, H.clone()
             self._ahead_H[free] += step * (H - self.H)[free]
-            self._ahead_C = C + step * (C - self.C)
-            self.Wt, self.H, self.C = Wt, H, C
+            self._ahead_C = C + step * (C - self._C)
+            self.Wt, self.H, self._C = Wt, H, C
             self._pace.good()
         else:
             objective = self.curve[-1]
-            self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self.C
+            self._ahead_Wt, self._ahead_H, self._ahead_C = self.Wt, self.H, self._C
             self._pace.bad()
         self.curve.append(objective)
 

@@ -1,0 +1,131 @@
+"""What an event on fixed buffers reads and leaves, for CUDA, in triton.
+
+Where that is changes from event to event, and a graph does not: it is told by addresses and numbers
+in one table of int64, by the names below. The twin on the CPU is `eventtables.HostTables`.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .cudadescent import triton_dtype
+
+__all__ = ["WORDS", "put", "take"]
+
+#: The rows of the window and the new one as they are stored; where their squared norms are; their
+#: first places in blocks; numbers as bits of float64; and where results go.
+WINDOW_ROWS, NEW_ROW, WINDOW_NORMS, NEW_NORM, FIRST, LAST, NORM, HALF_NORM, SHAPES, OBJECTIVE = map(
+    tl.constexpr, range(10)
+)
+#: Blocks of weights and of squared residuals, with those that take their place: for the window, and
+#: for the new row.
+BLOCKS = tl.constexpr(10)
+#: Words of the table.
+WORDS = 18
+#: Numbers that a program copies at a time.
+_COPIED = 1024
+
+
+@triton.jit
+def _take(
+    table, X, norms, Wt, half_norm, F, window, DTYPE: tl.constexpr, K: tl.constexpr,
+    KP: tl.constexpr, BLOCK_ROWS: tl.constexpr, COPIED: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    i = tl.arange(0, COPIED)
+    if program <= window:
+        k = tl.arange(0, KP)
+        rows = tl.load(table + WINDOW_ROWS).to(tl.pointer_type(DTYPE)) + program * F
+        blocks = tl.load(table + BLOCKS).to(tl.pointer_type(tl.float64))
+        w = tl.load(blocks + (tl.load(table + FIRST) + program) * K + k, mask=k < K, other=0.0)
+        if program == window:
+            rows = tl.load(table + NEW_ROW).to(tl.pointer_type(DTYPE))
+            w = tl.zeros([KP], dtype=tl.float64)
+            norm = tl.load(table + NORM).to(tl.float64, bitcast=True)
+            tl.store(tl.load(table + NEW_NORM).to(tl.pointer_type(tl.float64)), norm)
+            tl.store(norms + program, norm)
+            tl.store(half_norm, tl.load(table + HALF_NORM).to(tl.float64, bitcast=True))
+        else:
+            known = tl.load(table + WINDOW_NORMS).to(tl.pointer_type(tl.float64))
+            tl.store(norms + program, tl.load(known + program))
+        tl.store(Wt + k * (window + 1) + program, w, mask=k < K)
+        for first in range(0, F, COPIED):
+            f = first + i
+            x = tl.load(rows + f, mask=f < F, other=0.0)
+            tl.store(X + program * F + f, x.to(tl.float64), mask=f < F)
+    else:
+        # A snapshot may hold the old block.
+        number = program - window - 1
+        old = tl.load(table + BLOCKS + 2 * number)
+        new = tl.load(table + BLOCKS + 2 * number + 1)
+        if old != new:
+            size = BLOCK_ROWS
+            if number % 2 == 0:
+                size = BLOCK_ROWS * K
+            for first in range(0, size, COPIED):
+                at = first + i
+                some = tl.load(old.to(tl.pointer_type(tl.float64)) + at, mask=at < size)
+                tl.store(new.to(tl.pointer_type(tl.float64)) + at, some, mask=at < size)
+
+
+@triton.jit
+def _put(
+    table, Wt, squared, H, objective, size, window, DTYPE: tl.constexpr, K: tl.constexpr,
+    KP: tl.constexpr, COPIED: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    if program <= window:
+        k = tl.arange(0, KP)
+        place = tl.load(table + FIRST) + program
+        blocks = BLOCKS + 0
+        if program == window:
+            place = tl.load(table + LAST)
+            blocks = BLOCKS + 4
+        weights = tl.load(table + blocks + 1).to(tl.pointer_type(tl.float64))
+        residuals = tl.load(table + blocks + 3).to(tl.pointer_type(tl.float64))
+        w = tl.load(Wt + k * (window + 1) + program, mask=k < K, other=0.0)
+        tl.store(weights + place * K + k, w, mask=k < K)
+        tl.store(residuals + place, tl.load(squared + program))
+    else:
+        at = (program - window - 1) * COPIED + tl.arange(0, COPIED)
+        shapes = tl.load(table + SHAPES).to(tl.pointer_type(DTYPE))
+        tl.store(shapes + at, tl.load(H + at, mask=at < size).to(DTYPE), mask=at < size)
+        if program == window + 1:
+            place = tl.load(table + OBJECTIVE)
+            tl.store(place.to(tl.pointer_type(tl.float64)), tl.load(objective))
+
+
+def take(
+    table: torch.Tensor,
+    X: torch.Tensor,
+    norms: torch.Tensor,
+    Wt: torch.Tensor,
+    half_norm: torch.Tensor,
+    *,
+    dtype: torch.dtype,
+    block_rows: int,
+) -> None:
+    """Copy rows (M, F), norms (M,), weights (K, M) into buffers, and blocks that are replaced."""
+    (M, F), K = X.shape, len(Wt)
+    _take[(M + 4,)](
+        table, X, norms, Wt, half_norm, F, M - 1,
+        DTYPE=triton_dtype(dtype), K=K, KP=triton.next_power_of_2(K), BLOCK_ROWS=block_rows,
+        COPIED=_COPIED,
+    )  # fmt: skip
+
+
+def put(
+    table: torch.Tensor,
+    Wt: torch.Tensor,
+    squared: torch.Tensor,
+    H: torch.Tensor,
+    objective: torch.Tensor,
+    *,
+    dtype: torch.dtype,
+) -> None:
+    """Copy weights (K, M), squared residuals (M,), components and the objective from buffers."""
+    K, M = Wt.shape
+    _put[(M + triton.cdiv(H.numel(), _COPIED),)](
+        table, Wt, squared, H, objective, H.numel(), M - 1,
+        DTYPE=triton_dtype(dtype), K=K, KP=triton.next_power_of_2(K), COPIED=_COPIED,
+    )  # fmt: skip

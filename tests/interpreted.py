@@ -1,0 +1,153 @@
+"""Kernels for CUDA against their twins, by triton's interpreter: ``python -m tests.interpreted``.
+
+It must be chosen before triton is imported: the tests run this in a process of its own.
+"""
+
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import numpy as np
+import torch
+
+from bluesky_cmf.nmf import blocks, factors, kernels, sweeps
+from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
+from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers
+from bluesky_cmf.nmf.factors import Factors
+from bluesky_cmf.nmf.graphed import GraphedEvent
+from bluesky_cmf.nmf.kernels import cuda
+from bluesky_cmf.nmf.recording import Recording
+from bluesky_cmf.nmf.rows import Rows
+from bluesky_cmf.nmf.rules import Rules
+from bluesky_cmf.nmf.updates import coordinate_descent as reference
+
+CPU = torch.device("cpu")
+generator = torch.Generator().manual_seed(0)
+
+
+def random(*size: int) -> torch.Tensor:
+    return torch.rand(*size, generator=generator, dtype=torch.float64)
+
+
+def some_data(n: int, n_features: int, n_components: int) -> tuple[Blocks, torch.Tensor]:
+    """Rows in several blocks, and components that are not far from theirs."""
+    H = random(n_components, n_features) ** 3 + 0.01
+    X = (0.1 + random(n, n_components)) @ H + 0.01 * random(n, n_features)
+    data = Blocks(n_features, dtype=torch.float32, device=CPU)
+    data.append(X.float())
+    assert data.n_blocks > 1
+    return data, H + 0.1
+
+
+def coordinate_descent() -> None:
+    for K, M, free in [(1, 1, [0]), (4, 150, [0, 1, 2, 3]), (5, 70, [1, 3]), (8, 64, [7])]:
+        H, V = random(K, 30), random(K, M) - 0.3
+        H[-1] *= K != 5
+        C = H @ random(30, M)
+        flags = torch.zeros(K, dtype=torch.int32)
+        flags[free] = 1
+        found, expected = V.clone(), reference(V, H @ H.T, C, free=free, passes=3)
+        cuda.coordinate_descent(found, H @ H.T, C, flags, 3)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        if M == 150:
+            # Passes end where nothing moves any more.
+            found, some = V[:, :6].clone(), C[:, :6]
+            cuda.coordinate_descent(found, H @ H.T, some, flags, 1_000_000_000)
+            expected = reference(V[:, :6], H @ H.T, some, free=free, passes=5000)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def products() -> None:
+    for M, F, K, dtype in [
+        (1, 1, 1, torch.float32),
+        (5, 40, 3, torch.float32),
+        (40, 130, 5, torch.float64),
+        (300, 33, 9, torch.float32),
+    ]:
+        X, H, W = random(M, F).to(dtype), random(K, F), random(K, M).T
+        C, B = H.new_full((M, K), torch.nan), H.clone()
+        cuda.times(X, H, C)
+        torch.testing.assert_close(C, X.double() @ H.T, rtol=1e-13, atol=1e-13)
+        cuda.add_transposed_times(X, W, B)
+        torch.testing.assert_close(B, H + W.T @ X.double(), rtol=1e-13, atol=1e-13)
+    cuda.warm_up(CPU)
+
+
+def sweeps_decided_on_the_device() -> None:
+    """The same curve as with a host that decides, with sweeps that were not kept."""
+    sweeps.kernels_for = lambda device: None
+    cuda.SLAB = 32
+    for l1, l2 in ((0.0, 0.0), (0.05, 0.2)):
+        data, H = some_data(150, 70, 3)
+        rules = Rules((1, 2), l1=l1, l2=l2)
+        expected = sweeps.Extrapolation(data, H.flip(0), rules)
+        found = DeviceSweeps(
+            data,
+            expected.H.clone(),
+            expected.Wt.clone(),
+            rules,
+            objective=expected.curve[0],
+            pace=sweeps.Pace(),
+            passes=sweeps.PASSES,
+        )
+        expected.sweep(25)
+        curve = found.sweep(1) + found.sweep(24)
+        np.testing.assert_allclose(curve, expected.curve[1:], rtol=1e-6)
+        np.testing.assert_allclose(found.H, expected.H, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found.Wt, expected.Wt, rtol=1e-3, atol=1e-3)
+        assert len(set(curve)) < len(curve), "no sweep was dropped"
+        assert torch.equal(found.H[0], H.flip(0)[0])
+
+
+def tables_of_an_event() -> None:
+    """Rows, weights and results by addresses, with snapshots that stay what they are."""
+    factors.kernels_for = lambda device: None
+    made = Rows.__init__
+
+    def on_device(rows: Rows, width: int, *, device: torch.device) -> None:
+        made(rows, width, device=device)
+        rows._on_host = False
+
+    Rows.__init__ = on_device  # type: ignore[method-assign]
+    data, H = some_data(300, 60, 3)
+    rows, window = torch.cat([piece for _, piece in data.pieces()]), 16
+    fits = []
+    for by_address in (False, True):
+        X = Blocks(60, dtype=torch.float32, device=CPU)
+        X.append(rows[:240])
+        fit = Factors(X, H, Rules((1, 2)))
+        fit.follow()
+        tables = DeviceTables(fit, EventBuffers.of(window + 1, fit.H)) if by_address else None
+        event = GraphedEvent(fit, window, tables=tables)
+        if by_address:
+            event._buffers = tables._buffers  # type: ignore[union-attr]
+        fits.append((fit, event))
+    Recording.__call__ = lambda recording: recording._step()  # type: ignore[method-assign]
+    kept = []
+    for n in range(240, 300):
+        start = (window * (n - 240)) % (n - window) // window * window
+        for fit, event in fits:
+            fit.X.append(rows[n : n + 1])
+            event(start)
+        one, two = fits
+        assert float(one[1].objective) == float(two[1].objective)
+        assert torch.equal(one[1].shapes, two[1].shapes)
+        kept.append([(fit.W.frozen(), fit.squared.frozen()) for fit, _ in fits])
+    for host, device in kept:
+        for expected, found in zip(host, device, strict=True):
+            assert torch.equal(expected.tensor(), found.tensor())
+    assert torch.equal(fits[0][0].H, fits[1][0].H)
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (coordinate_descent, products, sweeps_decided_on_the_device, tables_of_an_event)
+}
+
+if __name__ == "__main__":
+    kernels._cpu = lambda name: None
+    blocks._FIRST_ROWS = 64
+    CHECKS[sys.argv[1]]()
+    print("equal")

@@ -1,0 +1,34 @@
+"""Kernels for CUDA where there is no CUDA: what they compute, and whether they compile."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+
+@pytest.mark.parametrize(
+    "check",
+    ["coordinate_descent", "products", "sweeps_decided_on_the_device", "tables_of_an_event"],
+)
+def test_a_kernel_is_what_its_twin_is(check: str) -> None:
+    """Run by triton's interpreter, which needs no device."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.interpreted", check], capture_output=True, text=True
+    )
+
+    assert run.stdout.strip() == "equal", run.stderr
+
+
+def test_kernels_compile_as_they_are_called() -> None:
+    """What the interpreter lets pass a compiler may not: types that change, in loops and branches."""
+    run = subprocess.run([sys.executable, "-m", "tests.compiled"], capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    names = {line.split()[0] for line in run.stdout.splitlines()}
+    assert names == {
+        *("_descend_all", "_put", "_take", "_times", "_transposed_times"),
+        *("components", "products", "weights"),
+    }
