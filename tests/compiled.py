@@ -12,7 +12,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from bluesky_cmf.nmf import blocks, kernels, sweeps
-from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
 from bluesky_cmf.nmf.kernels import cuda, cudaevent
 from bluesky_cmf.nmf.rules import Rules
@@ -32,7 +32,7 @@ def compile_in_place(kernel: JITFunction, grid: Any) -> Any:
     def call(*args: Any, **settings: Any) -> None:
         options = {name: settings.pop(name) for name in OPTIONS & settings.keys()}
         given = dict(zip(kernel.arg_names, args, strict=False))
-        signature = {name: "constexpr" for name in settings}
+        signature = dict.fromkeys(settings, "constexpr")
         attributes = {}
         for place, (name, value) in enumerate(given.items()):
             is_tensor = isinstance(value, torch.Tensor)
@@ -54,9 +54,9 @@ def main() -> None:
     kernels._cpu = lambda name: None
     blocks._FIRST_ROWS = 64
     for K, dtype in ((3, torch.float32), (8, torch.float64)):
-        X = Blocks(160, dtype=dtype, device=torch.device("cpu"))
+        X = DeviceBlocks(160, dtype=dtype, device=torch.device("cpu"))
         X.append(torch.rand(130, 160))
-        H, table = torch.rand(K, 160, dtype=torch.float64), torch.zeros(18, dtype=torch.int64)
+        H, table = torch.rand(K, 160, dtype=torch.float64), torch.zeros(19, dtype=torch.int64)
         flags, rows = torch.ones(K, dtype=torch.int32), H.new_zeros(17, 160)
         cuda.warm_up(torch.device("cpu"))
         cuda.coordinate_descent(H, H @ H.T, H, flags, 2)

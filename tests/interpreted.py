@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bluesky_cmf.nmf import blocks, factors, kernels, sweeps
-from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
 from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers
 from bluesky_cmf.nmf.factors import Factors
@@ -31,11 +31,11 @@ def random(*size: int) -> torch.Tensor:
     return torch.rand(*size, generator=generator, dtype=torch.float64)
 
 
-def some_data(n: int, n_features: int, n_components: int) -> tuple[Blocks, torch.Tensor]:
+def some_data(n: int, n_features: int, n_components: int) -> tuple[DeviceBlocks, torch.Tensor]:
     """Rows in several blocks, and components that are not far from theirs."""
     H = random(n_components, n_features) ** 3 + 0.01
     X = (0.1 + random(n, n_components)) @ H + 0.01 * random(n, n_features)
-    data = Blocks(n_features, dtype=torch.float32, device=CPU)
+    data = DeviceBlocks(n_features, dtype=torch.float32, device=CPU)
     data.append(X.float())
     assert data.n_blocks > 1
     return data, H + 0.1
@@ -115,7 +115,7 @@ def tables_of_an_event() -> None:
     rows, window = torch.cat([piece for _, piece in data.pieces()]), 16
     fits = []
     for by_address in (False, True):
-        X = Blocks(60, dtype=torch.float32, device=CPU)
+        X = DeviceBlocks(60, dtype=torch.float32, device=CPU)
         X.append(rows[:240])
         fit = Factors(X, H, Rules((1, 2)))
         fit.follow()

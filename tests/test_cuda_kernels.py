@@ -1,6 +1,5 @@
 """Kernels for CUDA where there is no CUDA: what they compute, and whether they compile."""
 
-import os
 import subprocess
 import sys
 
@@ -23,12 +22,12 @@ def test_a_kernel_is_what_its_twin_is(check: str) -> None:
 
 
 def test_kernels_compile_as_they_are_called() -> None:
-    """What the interpreter lets pass a compiler may not: types that change, in loops and branches."""
+    """An interpreter lets pass what a compiler does not: types that change in a loop, a branch."""
     run = subprocess.run([sys.executable, "-m", "tests.compiled"], capture_output=True, text=True)
 
     assert run.returncode == 0, run.stderr
     names = {line.split()[0] for line in run.stdout.splitlines()}
     assert names == {
         *("_descend_all", "_put", "_take", "_times", "_transposed_times"),
-        *("components", "products", "weights"),
+        *("column_products", "components", "row_products", "weights"),
     }

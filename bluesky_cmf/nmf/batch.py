@@ -5,7 +5,7 @@ import math
 import torch
 
 from .base import Factor, Goal
-from .blocks import Blocks
+from .deviceblocks import blocks_on
 from .divergencefit import ReweightedSweeps
 from .factors import Factors
 from .kernels import kernels_for
@@ -59,7 +59,7 @@ class BatchSweeps:
             l2=goal.l2,
             holds_weights=bool(held.any()),
         )
-        self._X = Blocks(goal.X.shape[1], dtype=goal.X.dtype, device=goal.X.device)
+        self._X = blocks_on(goal.X.shape[1], dtype=goal.X.dtype, device=goal.X.device)
         self._X.append(goal.X)
         # Nothing would ever move the weights of a component that is held at zero.
         unseen = ~moving & ~H.any(1)

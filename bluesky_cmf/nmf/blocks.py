@@ -10,9 +10,8 @@ import numpy.typing as npt
 import torch
 
 from .kernels import device_products, kernels_for
-from .pinned import PinnedRing
 
-__all__ = ["TILE", "Blocks"]
+__all__ = ["TILE", "Blocks", "add_transposed_product", "multiply"]
 
 #: Rows that lie together: blocks are of whole tiles, where they have room for one.
 TILE = 64
@@ -29,6 +28,8 @@ _CHUNK_BYTES = 1 << 22
 class Blocks:
     """The N rows of X, (N, F), stored in ``dtype``; products are accumulated in float64.
 
+    They are on the host; `deviceblocks.DeviceBlocks` are those of a device.
+
     Parameters
     ----------
     n_features : int
@@ -41,20 +42,14 @@ class Blocks:
 
     def __init__(self, n_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.n_features, self.dtype, self.device = n_features, dtype, device
-        self._on_cpu = device.type == "cpu"
         self._blocks: list[torch.Tensor] = []
         self._arrays: list[np.ndarray] = []
         self._offsets: list[int] = []
         self._room = 0
         self._length = 0
+        self._norm_table = torch.zeros(0, dtype=torch.float64, device=device)
         #: Squared norms of the rows, on the host, and room for more: what is written to it stays.
         self.norms_array = np.zeros(0)
-        #: The same where the rows are, as far as it is up to date there.
-        self._norms_there = torch.zeros(0, dtype=torch.float64, device=device)
-        self._n_norms_there = 0
-        self._ring: PinnedRing | None = None
-        #: Whether all blocks are of whole tiles.
-        self.tiled = True
         #: Half the squared norm of X, in float64.
         self.half_norm = 0.0
 
@@ -73,25 +68,8 @@ class Blocks:
 
     @property
     def norm_table(self) -> torch.Tensor:
-        """The same, and room for more: what is written to it stays."""
-        if self._n_norms_there < self._length and not self._on_cpu:
-            news = torch.from_numpy(self.norms_array[self._n_norms_there : self._length])
-            self._norms_there[self._n_norms_there : self._length] = news.to(self.device)
-            self._n_norms_there = self._length
-        return self._norms_there
-
-    def norm_places(self, n: int) -> int:
-        """Tell where the table is, for somebody who writes the norm of row ``n`` to it."""
-        if self._n_norms_there != n:
-            _ = self.norm_table
-        self._n_norms_there = max(self._n_norms_there, n + 1)
-        return self._norms_there.data_ptr()
-
-    def place(self, row: int) -> int:
-        """Tell where a row is in memory."""
-        number = bisect_right(self._offsets, row) - 1
-        step = self.n_features * self.dtype.itemsize
-        return self._blocks[number].data_ptr() + (row - self._offsets[number]) * step
+        """The same where the rows are, and room for more: what is written to it stays."""
+        return self._norm_table
 
     def squared_norm(self, start: int, stop: int) -> float:
         """Squared norm of some rows together, to the host."""
@@ -103,44 +81,30 @@ class Blocks:
         """Append rows, (M, F): a tensor anywhere, or an array of the dtype they are stored in."""
         source = self._as_stored(rows)
         self._append_norms(source)
-        if not self._on_cpu and source.device.type == "cpu":
-            if len(source) == 1:
-                self._send(source)
-                return
-            # Nobody waits for the copy of pinned memory.
-            source = source.pin_memory().to(self.device, non_blocking=True)
         done, count = 0, len(source)
         while done < count:
-            taken = min(count - done, self._make_room())
-            block: Any = self._arrays[-1] if self._on_cpu else self._blocks[-1]
-            first = len(block) - self._room
-            block[first : first + taken] = source[done : done + taken]
-            self._room -= taken
-            self._length += taken
+            if not self._room:
+                self._grow()
+            taken = min(count - done, self._room)
+            self._write(source[done : done + taken])
             done += taken
 
-    def _send(self, row: torch.Tensor) -> None:
-        """Append one row, (1, F), of the host, and nothing else."""
-        if self._ring is None:
-            self._ring = PinnedRing(self.n_features, dtype=self.dtype, device=self.device)
-        room = self._make_room()
-        self._ring.array[:] = row[0].numpy()
-        self._ring.send(self._blocks[-1][-room])
-        self._room -= 1
-        self._length += 1
-
-    def _make_room(self) -> int:
-        """Tell how many rows the last block has room for: one at least."""
-        if not self._room:
-            self._grow()
-        return self._room
-
     def _as_stored(self, rows: torch.Tensor | npt.NDArray[Any]) -> Any:
-        """Rows in the dtype they are stored in: for the CPU numpy's, else torch's."""
+        """Give rows as they are written: on the host as arrays."""
         if isinstance(rows, torch.Tensor):
-            rows = rows.to(self.dtype).contiguous().resolve_neg()
-            return rows.numpy() if self._on_cpu else rows
-        return rows if self._on_cpu else torch.from_numpy(np.ascontiguousarray(rows))
+            return rows.to(self.dtype).contiguous().resolve_neg().numpy()
+        return rows
+
+    def _write(self, rows: Any) -> None:
+        """Put rows, as they are stored, into the last block, which has room for them."""
+        block = self._arrays[-1]
+        first = block.shape[0] - self._room
+        block[first : first + len(rows)] = rows
+        self._took(len(rows))
+
+    def _took(self, count: int) -> None:
+        self._room -= count
+        self._length += count
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield the rows from ``start`` to ``stop`` as they are stored, block by block: views."""
@@ -175,29 +139,21 @@ class Blocks:
         # Kernels convert numbers one by one.
         parts = self.pieces if _has_kernels(self.device) else self.chunks
         for first, piece in parts(start, stop):
-            _multiply(piece, H, product[first - start : first - start + len(piece)])
+            multiply(piece, H, product[first - start : first - start + len(piece)])
         return product
 
     def times_some(self, rows: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
         """XHᵀ of some rows, (M, K), for H (K, F) and numbers (M,) that rise."""
         product = H.new_empty(len(rows), len(H))
-        _multiply(self.take(rows), H, product)
+        multiply(self.take(rows), H, product)
         return product
 
     def transposed_times(self, W: torch.Tensor) -> torch.Tensor:
         """WᵀX, (K, F), for W (N, K)."""
-        kernels, products = kernels_for(self.device), device_products(self.device)
         product = W.new_zeros(W.shape[1], self.n_features)
-        if kernels is None and products is None:
-            for first, rows in self.chunks():
-                product += W[first : first + len(rows)].T @ rows
-            return product
-        for first, piece in self.pieces():
-            weights = W[first : first + len(piece)].contiguous()
-            if products is not None:
-                products.add_transposed_times(piece, weights, product)
-            elif kernels is not None:
-                kernels.add_transposed_times(piece.numpy(), weights.numpy(), product.numpy())
+        parts = self.pieces if _has_kernels(self.device) else self.chunks
+        for first, piece in parts():
+            add_transposed_product(piece, W[first : first + len(piece)], product)
         return product
 
     def row(self, index: int) -> torch.Tensor:
@@ -223,17 +179,6 @@ class Blocks:
         """All rows as they are stored, (N, F), where one block holds them: a view."""
         return (self._blocks[0][: self._length], None) if len(self._blocks) == 1 else None
 
-    def tiles(self, count: int) -> torch.Tensor:
-        """Tell where tiles of the rows are in memory, (count,); those beyond the last are there."""
-        step = TILE * self.n_features * self.dtype.itemsize
-        places = [
-            block.data_ptr() + step * number
-            for block in self._blocks
-            for number in range(len(block) // TILE)
-        ][:count]
-        places += places[-1:] * (count - len(places))
-        return torch.tensor(places, dtype=torch.int64).to(self.device)
-
     def stored(self) -> torch.Tensor:
         """All rows as they are stored, (N, F): a copy."""
         return torch.cat([self._no_rows(), *(piece for _, piece in self.pieces())])
@@ -245,54 +190,49 @@ class Blocks:
         row_bytes = self.n_features * self.dtype.itemsize
         rows = max(1, min(max(_FIRST_ROWS, self._length), _BLOCK_BYTES // row_bytes))
         rows -= rows % TILE if rows > TILE else 0
-        self.tiled = self.tiled and rows % TILE == 0
         self._offsets.append(self._length)
-        shape = rows, self.n_features
-        if self._on_cpu:
-            # By numpy, which asks for large pages: an event with a page of its own waits for each.
-            array = np.empty(shape, np.float64 if self.dtype == torch.float64 else np.float32)
-            self._arrays.append(array)
-            self._blocks.append(torch.from_numpy(array))
-        else:
-            self._blocks.append(torch.empty(shape, dtype=self.dtype, device=self.device))
+        self._add_block(rows)
         self._room = rows
+
+    def _add_block(self, rows: int) -> None:
+        # By numpy, which asks for large pages: an event with a page of its own waits for each.
+        kind = np.float64 if self.dtype == torch.float64 else np.float32
+        array = np.empty((rows, self.n_features), kind)
+        self._arrays.append(array)
+        self._blocks.append(torch.from_numpy(array))
 
     def _append_norms(self, rows: Any) -> None:
         start, stop = self._length, self._length + len(rows)
         if stop > self.norms_array.shape[0]:
-            self._grow_norms(max(1024, 2 * stop))
-        kernels = kernels_for(_CPU)
-        on_host = self._on_cpu or rows.device.type == "cpu"
-        if kernels is None or not on_host:
-            wide = torch.as_tensor(rows).to(torch.float64)
-            found = torch.linalg.vecdot(wide, wide).tolist()
-            self.norms_array[start:stop] = found
-        else:
-            array = rows if self._on_cpu else rows.numpy()
-            kernels.squared_norms(array, self.norms_array[start:stop])
-            found = self.norms_array[start:stop].tolist()
+            # Earlier views of the shorter table stay what they are.
+            array = np.zeros(max(1024, 2 * stop))
+            array[:start] = self.norms_array[:start]
+            self.norms_array = array
+            self._follow_norms()
+        self._square(rows, self.norms_array[start:stop])
         # One after the other: the same bits, however the rows came.
-        for norm in found:
+        for norm in self.norms_array[start:stop].tolist():
             self.half_norm += 0.5 * norm
 
-    def _grow_norms(self, room: int) -> None:
-        # Earlier views of the shorter tables stay what they are.
-        array = np.zeros(room)
-        array[: self._length] = self.norms_array[: self._length]
-        self.norms_array = array
-        if self._on_cpu:
-            self._norms_there = torch.from_numpy(array)
+    def _follow_norms(self) -> None:
+        """Give the table of norms the room that the array has."""
+        self._norm_table = torch.from_numpy(self.norms_array)
+
+    def _square(self, rows: Any, norms: np.ndarray) -> None:
+        """Put the squared norms of rows, as they are written, into (M,)."""
+        kernels = kernels_for(_CPU)
+        if kernels is None:
+            wide = torch.as_tensor(rows).to(torch.float64)
+            norms[:] = torch.linalg.vecdot(wide, wide).cpu().numpy()
         else:
-            there = self._norms_there.new_zeros(room)
-            there[: self._n_norms_there] = self._norms_there[: self._n_norms_there]
-            self._norms_there = there
+            kernels.squared_norms(rows, norms)
 
 
 def _has_kernels(device: torch.device) -> bool:
     return kernels_for(device) is not None or device_products(device) is not None
 
 
-def _multiply(rows: torch.Tensor, H: torch.Tensor, product: torch.Tensor) -> None:
+def multiply(rows: torch.Tensor, H: torch.Tensor, product: torch.Tensor) -> None:
     """Put rows Hᵀ into ``product`` (M, K)."""
     kernels, products = kernels_for(rows.device), device_products(rows.device)
     if products is not None:
@@ -301,3 +241,14 @@ def _multiply(rows: torch.Tensor, H: torch.Tensor, product: torch.Tensor) -> Non
         kernels.times(rows.numpy(), H.numpy(), product.numpy())
     else:
         product[:] = rows.to(torch.float64) @ H.T
+
+
+def add_transposed_product(rows: torch.Tensor, W: torch.Tensor, product: torch.Tensor) -> None:
+    """Add Wᵀ rows to ``product`` (K, F), for W (M, K)."""
+    kernels, products = kernels_for(rows.device), device_products(rows.device)
+    if products is not None:
+        products.add_transposed_times(rows, W.contiguous(), product)
+    elif kernels is not None:
+        kernels.add_transposed_times(rows.numpy(), W.contiguous().numpy(), product.numpy())
+    else:
+        product += W.T @ rows.to(torch.float64)

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .blocks import TILE, Blocks
+from .blocks import TILE
+from .deviceblocks import DeviceBlocks
 from .kernels import device_products
+from .recording import recorded
 from .rules import Rules
 
 if TYPE_CHECKING:
@@ -16,15 +18,19 @@ __all__ = ["DeviceSweeps", "sweeps_on_device"]
 
 #: Most components for which a thread holds what it needs.
 _MOST = 32
-#: Rows of a group that is solved for at once, and points of one of components.
-_GROUP, _PART = 128, 128
+#: Rows and points that a program goes over for WᵀX at a time, and rows that it loads at once.
+_UNIT, _COLUMNS, _UNROLLED = 32, 512, 8
+#: Points of the components that one program descends on.
+_PIECE = 128
+#: Sweeps after which it pays to record one.
+_RECORDED_AFTER = 16
 #: Sweeps that the table of objectives has room for.
 _ROOM = 1024
 
 
 def sweeps_on_device(X: object, n_components: int) -> bool:
     """Whether there are kernels for sweeps over data."""
-    if not isinstance(X, Blocks) or n_components > _MOST:
+    if not isinstance(X, DeviceBlocks) or n_components > _MOST:
         return False
     return device_products(X.device) is not None and X.tiled
 
@@ -34,7 +40,7 @@ class DeviceSweeps:
 
     Parameters
     ----------
-    X : Blocks
+    X : DeviceBlocks
         The data.
     H, Wt : Tensor (K, F), (K, N)
         Where to start: components and weights.
@@ -55,7 +61,7 @@ class DeviceSweeps:
 
     def __init__(
         self,
-        X: Blocks,
+        X: DeviceBlocks,
         H: torch.Tensor,
         Wt: torch.Tensor,
         rules: Rules,
@@ -83,22 +89,22 @@ class DeviceSweeps:
         self._lead_H, self._lead_Wt, self._ahead_G = H.clone(), Wt.clone(), G.clone()
         self._every, self._free = torch.ones(K, **flags), torch.zeros(K, **flags)
         self._free[list(rules.free)] = 1
-        self._n_groups = -(-N // _GROUP)
-        self._tiles = X.tiles(self._n_groups * _GROUP // TILE)
+        self._n_tiles = -(-N // TILE)
+        self._tiles = X.tiles(self._n_tiles)
         self._slabs = -(-F // cuda.SLAB)
-        self._columns, self._parts = -(-F // cuda.COLUMNS), -(-F // _PART)
-        # Shares end where a tile does.
-        tiles = -(-N // TILE)
-        self._share = TILE * -(-tiles // cuda.shares(H.device, self._columns))
-        self._shares = -(-N // self._share)
+        self._columns, self._pieces = -(-F // _COLUMNS), -(-F // _PIECE)
+        self._n_units = -(-N // _UNIT)
+        self._shares = min(self._n_units, cuda.shares(H.device, self._columns))
         sums = 2 * K * K + 1
         self._C_parts = torch.empty(self._slabs, K, N, **options)
         self._B_parts = torch.empty(self._shares, K, F, **options)
-        self._grams = torch.empty(self._n_groups, sums, **options)
+        self._grams = torch.empty(self._n_tiles, sums, **options)
         self._A = torch.empty(sums, **options)
-        self._component_parts = torch.empty(self._parts, sums + 1, **options)
-        self._came = torch.zeros(self._n_groups + 2, **flags)
+        self._H_parts = torch.empty(self._pieces, sums + 1, **options)
+        self._came = torch.zeros(1, **flags)
         self._curve = torch.empty(_ROOM, **options)
+        self._done = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._K = {"K": K, "KP": cuda.padded(K)}
         # Kernels see powers of two.
         self._squares = 1 << (K * K - 1).bit_length(), 1 << (sums - 1).bit_length()
@@ -110,30 +116,41 @@ class DeviceSweeps:
             some = min(count - len(values), _ROOM)
             self._whole[self._kernels.COUNT.value].zero_()
             for _ in range(some):
-                self._launch()
+                self._step()
             values += self._curve[:some].tolist()
         slot = int(self._whole[self._kernels.SLOT.value])
         self.H, self.Wt = self._H[slot].clone(), self._Wt[slot].clone()
         return values
 
+    def _step(self) -> None:
+        self._done += 1
+        if self._graph is None and self._done > _RECORDED_AFTER:
+            # All is compiled by now.
+            self._graph = recorded(self._launch, self._whole.device)
+        if self._graph is None:
+            self._launch()
+        else:
+            self._graph.replay()
+
     def _launch(self) -> None:
         cuda, kernels, (N, F) = self._triton, self._kernels, self._sizes
         dtype = cuda.triton_dtype(self._X.dtype)
-        kernels.weights[(self._n_groups * (_GROUP // TILE) * self._slabs,)](
-            self._tiles, self._H, self._lead_H, self._Wt, self._lead_Wt, self._ahead_G, self._every,
-            self._C_parts, self._came, self._grams, self._A, self._state, self._whole, N, F,
-            self._slabs, cuda.SLAB, self._n_groups, self._passes[0],
-            DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS, BG=_GROUP, KQ=self._squares[1],
-            STAGES=cuda.STAGES, num_warps=4, maxnreg=128,
+        kernels.row_products[(self._n_tiles * self._slabs,)](
+            self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, F, self._slabs,
+            cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS, STAGES=cuda.STAGES,
         )  # fmt: skip
-        kernels.products[(self._shares * self._columns,)](
-            self._tiles, self._lead_Wt, self._B_parts, N, F, self._columns, self._share,
-            self._shares, DTYPE=dtype, **self._K, BM=TILE, BR=cuda.SOME_ROWS, BC=cuda.COLUMNS,
-            STAGES=cuda.STAGES, num_warps=4,
+        kernels.weights[(self._n_tiles,)](
+            self._Wt, self._lead_Wt, self._ahead_G, self._every, self._C_parts, self._grams,
+            self._A, self._came, self._state, self._whole, N, self._slabs, self._passes[0],
+            **self._K, BM=TILE, KQ=self._squares[1], num_warps=TILE // 32,
         )  # fmt: skip
-        kernels.components[(self._parts,)](
+        kernels.column_products[(self._shares * self._columns,)](
+            self._tiles, self._lead_Wt, self._B_parts, self._whole, N, F, self._columns,
+            self._shares, self._n_units, DTYPE=dtype, **self._K, BM=TILE, BR=_UNIT, BC=_COLUMNS,
+            UNROLLED=_UNROLLED,
+        )  # fmt: skip
+        kernels.components[(self._pieces,)](
             self._H, self._lead_H, self._B, self._G, self._ahead_G, self._free, self._A,
-            self._B_parts, self._component_parts, self._came, self._state, self._whole,
-            self._curve, F, self._shares, self._n_groups, self._passes[1],
-            **self._K, BT=_PART, KQ=self._squares[0], BP=16, BZ=256, num_warps=4,
+            self._B_parts, self._H_parts, self._came, self._state, self._whole, self._curve, F,
+            self._shares, self._passes[1], **self._K, BT=_PIECE, KQ=self._squares[0], BP=16,
         )  # fmt: skip

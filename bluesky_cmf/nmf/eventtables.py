@@ -1,13 +1,13 @@
 """Where an event on fixed buffers has its rows from, and where its results go."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 
+from .deviceblocks import DeviceBlocks
 from .factors import Factors
-from .pinned import PinnedRing
+from .pinned import Supply
 from .rows import BLOCK_ROWS
 
 __all__ = ["EventBuffers", "HostTables", "Tables", "tables_for"]
@@ -125,7 +125,7 @@ class HostTables:
 
 
 class DeviceTables:
-    """Copies by kernels that are told where, by a table that is sent ahead.
+    """Copies by kernels that are told where, by what is sent with the new row.
 
     Parameters
     ----------
@@ -137,45 +137,47 @@ class DeviceTables:
         from .kernels import cudaevent
 
         self._kernels, self._factors, self._buffers = cudaevent, factors, buffers
-        self._ring = PinnedRing(cudaevent.WORDS, dtype=torch.int64, device=factors.H.device)
-        self._table = torch.zeros(cudaevent.WORDS, dtype=torch.int64, device=factors.H.device)
+        self._X = cast(DeviceBlocks, factors.X)
+        (K, F), device = factors.H.shape, factors.H.device
+        self._shapes = Supply((K, F), dtype=self._X.dtype, device=device)
+        self._objectives = Supply((), dtype=torch.float64, device=device)
+        self._supplies = [
+            (factors.W, Supply((BLOCK_ROWS, K), dtype=torch.float64, device=device)),
+            (factors.squared, Supply((BLOCK_ROWS, 1), dtype=torch.float64, device=device)),
+        ]
+        self.objective, self.shapes = buffers.objective, factors.H
         #: Until they are read, nobody else may have their memory.
         self._blocks: list[torch.Tensor] = []
-        self.objective, self.shapes = buffers.objective, factors.H
 
     def begin(self, start: int, n: int) -> None:
         """Tell the device where to read and to write."""
-        factors = self._factors
-        X, H = factors.X, factors.H
-        self.objective = torch.empty((), dtype=torch.float64, device=H.device)
-        self.shapes = torch.empty(H.shape, dtype=X.dtype, device=H.device)
+        X = self._X
+        self.objective, self.shapes = self._objectives(), self._shapes()
         self._blocks = [
             block
             for row in (start, n)
-            for table in (factors.W, factors.squared)
-            for block in table.replaced(row)
+            for table, supply in self._supplies
+            for block in table.replaced(row, supply)
         ]
-        norms = X.norm_places(n)
-        words = self._ring.array
-        words[:] = (
-            *(X.place(start), X.place(n), norms + 8 * start, norms + 8 * n),
-            *(start % BLOCK_ROWS, n % BLOCK_ROWS),
-            *_bits(X.squared_norm(n, n + 1), X.half_norm - factors.held_cross),
-            *(self.shapes.data_ptr(), self.objective.data_ptr()),
+        words = (
             *(block.data_ptr() for block in self._blocks),
+            *(X.place(start), X.where_sent(n), X.place(n)),
+            *(X.norm_place(start), X.norm_place(n)),
+            *(start % BLOCK_ROWS, n % BLOCK_ROWS),
+            *(self.shapes.data_ptr(), self.objective.data_ptr()),
         )
-        self._ring.send(self._table)
+        X.send(words, (X.squared_norm(n, n + 1), X.half_norm - self._factors.held_cross))
 
     def take(self) -> None:
         """Fill the buffers."""
         buffers = self._buffers
         self._kernels.take(
-            self._table,
+            self._X.sent,
             buffers.X,
             buffers.norms,
             buffers.Wt,
             buffers.half_norm,
-            dtype=self._factors.X.dtype,
+            dtype=self._X.dtype,
             block_rows=BLOCK_ROWS,
         )
 
@@ -183,12 +185,12 @@ class DeviceTables:
         """Write weights, squared residuals, components and the objective."""
         buffers = self._buffers
         self._kernels.put(
-            self._table,
+            self._X.sent,
             buffers.Wt,
             buffers.squared,
             self._factors.H,
             buffers.objective,
-            dtype=self._factors.X.dtype,
+            dtype=self._X.dtype,
         )
 
     def end(self) -> None:
@@ -201,8 +203,3 @@ def tables_for(factors: Factors, buffers: EventBuffers) -> Tables:
     kind: Any = DeviceTables if factors.H.device.type == "cuda" else HostTables
     tables: Tables = kind(factors, buffers)
     return tables
-
-
-def _bits(*numbers: float) -> list[int]:
-    bits: list[int] = np.array(numbers, dtype=np.float64).view(np.int64).tolist()
-    return bits

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .blocks import Blocks
+from .blocks import Blocks, add_transposed_product, multiply
 from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
 from .heldproducts import HeldProducts
-from .kernels import kernels_for
+from .kernels import device_products, kernels_for
 from .rows import Rows
 from .rules import Rules
 from .updates import coordinate_descent, solve_rows
@@ -21,6 +21,8 @@ __all__ = ["Factors"]
 _NONE_HELD = np.zeros((0, 0))
 #: Part of ‖X‖² below which an objective is summed over rows, and not taken from products.
 _EXACT_BELOW = 1e-8
+#: Passes over the weights of rows on a device, at most: they end where nothing moves any more.
+_PASSES = 1000
 
 
 class Factors(Factorization):
@@ -133,8 +135,7 @@ class Factors(Factorization):
                     self._resolve_fused(rows[begin - first : end - first], begin, end)
             return
         for first, piece in self.X.pieces(start, stop):
-            for begin, end in self.W.spans(first, first + len(piece)):
-                self._resolve(piece[begin - first : end - first], begin, end)
+            self._resolve(piece, first, first + len(piece))
 
     def follow_one(self, passes: int) -> bool:
         """Take in one new row, descend, and solve for the row anew, where one kernel does all that.
@@ -200,9 +201,15 @@ class Factors(Factorization):
             self._kernels.descend_components(H, A, B, rules.l1, rules.l2, self._free, passes, G)
             return
         gram = self.A + rules.l2 * torch.eye(len(self.A), dtype=self.A.dtype, device=self.A.device)
-        self.H[:] = coordinate_descent(
-            self.H, gram, self.B - rules.l1, free=rules.free, passes=passes
-        )
+        products = device_products(self.X.device)
+        if products is not None:
+            flags = torch.zeros(len(gram), dtype=torch.int32, device=gram.device)
+            flags[list(rules.free)] = 1
+            products.coordinate_descent(self.H, gram, self.B - rules.l1, flags, passes)
+        else:
+            self.H[:] = coordinate_descent(
+                self.H, gram, self.B - rules.l1, free=rules.free, passes=passes
+            )
         self.G[:] = self.H @ self.H.T
 
     def _take_in(self, first: int, stop: int) -> None:
@@ -250,19 +257,31 @@ class Factors(Factorization):
         self.held_cross += held_cross
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:
-        W, squared = self.W.view(start, stop), self.squared.view(start, stop)[:, 0]
-        held = None if self.held is None else self.held.view(start, stop)
-        norms, rules = self.X.norms[start:stop], self.rules
-        X = rows.to(torch.float64)
-        C = X @ self.H.T
-        new = solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
-        self._W_sum += float((new - W).sum())
+        W, squared = self.W.tensor(start, stop), self.squared.tensor(start, stop)[:, 0]
+        C, B = W.new_empty(W.shape), self.B
+        multiply(rows, self.H, C)
+        new = self._solved(W, C, start, stop)
+        change = new - W
+        self._W_sum += float(change.sum())
         self.A += new.T @ new - W.T @ W
-        self.B += (new - W).T @ X
-        left = _squared(X, new, self.H, C, self.G, norms)
+        add_transposed_product(rows, change, B)
+        left = _squared(rows, new, self.H, C, self.G, self.X.norms[start:stop])
         self._squared_sum += float((left - squared).sum())
-        squared[:] = left
-        W[:] = new
+        self.squared.write(start, left[:, None])
+        self.W.write(start, new)
+
+    def _solved(self, W: torch.Tensor, C: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Solve for the weights of some rows, from XHᵀ and from what they were, all (M, K)."""
+        rules, products = self.rules, device_products(self.X.device)
+        if products is not None and rules.extrapolable:
+            # Exact solutions are found by exchanges that the host decides on.
+            G = self.G + rules.l2 * torch.eye(len(self.G), dtype=W.dtype, device=W.device)
+            every = torch.ones(len(G), dtype=torch.int32, device=W.device)
+            Wt = W.T.contiguous()
+            products.coordinate_descent(Wt, G, C.T - rules.l1, every, _PASSES)
+            return Wt.T
+        held = None if self.held is None else self.held.tensor(start, stop)
+        return solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
 
 
 def _squared(
@@ -277,5 +296,5 @@ def _squared(
     squared = norms - 2.0 * (W * C).sum(1) + ((W @ G) * W).sum(1)
     lost = squared < _EXACT_BELOW * norms
     if bool(lost.any()):
-        squared[lost] = (X[lost] - W[lost] @ H).square_().sum(1)
+        squared[lost] = (X[lost].to(torch.float64) - W[lost] @ H).square_().sum(1)
     return squared

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 
 from .blocks import Blocks
+from .deviceblocks import blocks_on
 from .exploring import MARGIN, MAX_SWEEPS
 from .factorization import Factorization
 from .jumps import Jumps
@@ -255,7 +256,7 @@ class Fit:
 
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Give some rows, by number, as sweeps see them, in steps of ``work`` multiply-adds."""
-        sample = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        sample = blocks_on(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         while len(sample) < len(rows):
             count = max(1, work() // (_COPIED * self.X.n_features))
             sample.append(self.X.take(rows[len(sample) : len(sample) + count]))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .blocks import Blocks
+from .deviceblocks import blocks_on
 from .divergencefit import DivergenceFit
 from .fit import Fit
 from .leastsquares import LeastSquares
@@ -130,7 +130,7 @@ def descended(
     """Fit patterns (N, F) from components H (K, F) on, the first ``held`` of them held."""
     free = tuple(range(held, len(H)))
     dtype = torch.float32 if X.dtype == np.float32 else torch.float64
-    rows = Blocks(X.shape[1], dtype=dtype, device=device)
+    rows = blocks_on(X.shape[1], dtype=dtype, device=device)
     rows.append(torch.tensor(X))
     start = torch.tensor(H, dtype=torch.float64, device=device)
     rules = Rules(free, beta=beta, scalable=free, interchangeable=free)

@@ -8,6 +8,7 @@ import torch
 
 from .blocks import Blocks
 from .compressed import Compressed, compress, compress_by_steps, directions, pays
+from .deviceblocks import DeviceBlocks, blocks_on
 from .devicesweeps import sweeps_on_device
 from .exploring import MARGIN, MAX_SWEEPS
 from .factors import Factors
@@ -70,13 +71,17 @@ class LeastSquares(Fit):
         self.search.settled = False
         if self._graphed is None or self._graphed.factors is not self.factors:
             self._graphed = GraphedEvent(self.factors, self._window)
-        n = len(self.factors)
-        start = self._cursor if self._cursor + self._window <= n else 0
-        self._cursor = start + self._window
+        n, window = len(self.factors), self._window
+        # Windows do not lie across the ends of blocks.
+        start = self._cursor // window * window
+        start = start if start + window <= n else 0
+        self._cursor = start + window
         self._graphed(start)
-        # A look waits for the device. With the alarm on, events go the other way and search.
-        if n % self._look_every == 0 and self._searches(n):
-            self.search.due(self.factors.unexplained(n, n + 1))
+        # A look waits for the device.
+        if (self.search.alarm.on or n % self._look_every == 0) and self._searches(n):
+            if self.search.due(self.factors.unexplained(n, n + 1)):
+                self.search.step()
+            self._by_graph = self._graphed.factors is self.factors
         return False
 
     @property
@@ -101,10 +106,9 @@ class LeastSquares(Fit):
             and rules.extrapolable
             and not rules.penalised
             and self._shaped
-            and not self.search.alarm.on
             and len(factors) > self._window
             and len(self.X) == len(factors) + 1
-            and self.X.tiled
+            and (not isinstance(self.X, DeviceBlocks) or self.X.tiled)
         )
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Factors:
@@ -151,7 +155,7 @@ class LeastSquares(Fit):
         if isinstance(data, Compressed):
             return data.scaled(factors)
         rows = cast(Blocks, data).stored()
-        scaled = Blocks(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
+        scaled = blocks_on(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
         scaled.append(rows * factors.to(rows.dtype)[:, None])
         return scaled
 

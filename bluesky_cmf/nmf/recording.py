@@ -7,7 +7,7 @@ import torch
 
 from .updates import coordinate_descent
 
-__all__ = ["Descent", "Recording", "descent_for", "uses_graphs"]
+__all__ = ["Descent", "Recording", "descent_for", "recorded", "uses_graphs"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Recording:
     def __init__(self, step: Callable[[], None], masters: Sequence[torch.Tensor]) -> None:
         self._step, self._graph = step, None
         if masters[0].device.type == "cuda":
-            self._graph = _recorded(step, masters)
+            self._graph = _warmed_up(step, masters)
 
     def __call__(self) -> None:
         """Take the step."""
@@ -60,26 +60,40 @@ class Recording:
             self._graph.replay()
 
 
-def _recorded(
+def recorded(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
+    """Record a step that has been taken before, without taking it; None where nothing records."""
+    if device.type != "cuda":
+        return None
+    try:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(stream):
+            graph.capture_begin()
+            try:
+                step()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(stream)
+    except RuntimeError:
+        logger.exception("no CUDA graph could be recorded; steps run without one")
+        return None
+    return graph
+
+
+def _warmed_up(
     step: Callable[[], None], masters: Sequence[torch.Tensor]
 ) -> torch.cuda.CUDAGraph | None:
-    """Record a step; without a graph the same lines run one by one."""
+    """Record a step; what is compiled or set up at first use must not be."""
     kept = [master.clone() for master in masters]
     try:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            # What is compiled or set up at first use must not be recorded.
-            for _ in range(3):
+            for _ in range(2):
                 step()
         torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-    except RuntimeError:
-        logger.exception("no CUDA graph could be recorded; steps run without one")
-        return None
+        return recorded(step, masters[0].device)
     finally:
         for master, before in zip(masters, kept, strict=True):
             master.copy_(before)
-    return graph

@@ -1,6 +1,6 @@
 """A table that grows by rows, in blocks that are never reallocated; snapshots stay as they are."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -112,7 +112,7 @@ class Rows:
             block = self._own_block(number)
         return block[first : first + stop - start]
 
-    def replaced(self, row: int) -> tuple[Any, Any]:
+    def replaced(self, row: int, supply: Callable[[], Any]) -> tuple[Any, Any]:
         """Give the block of a row, and what takes its place; the caller copies one to the other.
 
         Where no snapshot holds the block, that is the same.
@@ -122,8 +122,7 @@ class Rows:
         if number in self._own_blocks:
             return old, old
         page, place = divmod(number, _PAGE_BLOCKS)
-        new = np.empty_like(old) if self._on_host else torch.empty_like(old)
-        self._own_page(page)[place] = new
+        new = self._own_page(page)[place] = supply()
         self._own_blocks.add(number)
         return old, new
 

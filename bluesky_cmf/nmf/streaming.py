@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 
 from ..errors import InputError
-from .blocks import Blocks
 from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
 from .components import Components, as_patterns, as_rows
 from .constraints import checked_count, checked_number, checked_seconds
 from .covariance import Noises
 from .deadline import Deadline
+from .deviceblocks import blocks_on
 from .divergencefit import DivergenceFit
 from .explaining import explain_rows, reconstruct_rows, strains_at_bounds
 from .families import Family
@@ -142,7 +142,7 @@ class StreamingNMF:
             checked_number("l1_ratio", l1_ratio, most=1),
         )
         self.sum_to_one = bool(sum_to_one)
-        self._X = Blocks(n_features, dtype=dtype, device=self.device)
+        self._X = blocks_on(n_features, dtype=dtype, device=self.device)
         self._held = HeldWeights(self.names, device=self.device)
         self._families: dict[str, Family] = {}
         #: Strains of the rows so far, by component, for a fit that is built anew.

@@ -8,11 +8,11 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 
-from .blocks import Blocks
 from .deadline import Deadline
+from .deviceblocks import DeviceBlocks
 from .devicesweeps import DeviceSweeps, sweeps_on_device
 from .factors import Factors
-from .kernels import kernels_for
+from .kernels import device_products, kernels_for
 from .rules import Rules
 from .updates import coordinate_descent, nnls
 
@@ -32,6 +32,8 @@ __all__ = [
 #: Coordinate-descent passes over weights, at most, and over components. Weights that are exact
 #: are worth many sweeps where patterns are few and alike.
 PASSES = (64, 4)
+#: The same where a device solves for weights from nothing: they end where nothing moves any more.
+_DEVICE_PASSES = 1000
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
@@ -115,7 +117,12 @@ def exact_weights(X: Data, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-    kernels = kernels_for(device)
+    kernels, products = kernels_for(device), device_products(device)
+    if products is not None:
+        # Exchanges of exact solutions are decided on by the host.
+        Wt, every = torch.zeros_like(C.T.contiguous()), torch.ones(len(G), device=device)
+        products.coordinate_descent(Wt, G, C.T, every.to(torch.int32), _DEVICE_PASSES)
+        return Wt.T
     return nnls(C, G) if kernels is None else torch.from_numpy(kernels.nnls(C.numpy(), G.numpy()))
 
 
@@ -283,7 +290,7 @@ class Extrapolation(Sweeps):
     def _sweep_on_device(self, count: int) -> None:
         if self._on_device is None:
             self._on_device = DeviceSweeps(
-                cast(Blocks, self.X),
+                cast(DeviceBlocks, self.X),
                 self.H,
                 self.Wt,
                 self.rules,

@@ -26,8 +26,8 @@ __all__ = [
 ROWS, POINTS, SLAB = 64, 32, 512
 #: Rows and points that one loads at a time for WᵀX.
 SOME_ROWS, COLUMNS = 16, 128
-#: Loads under way at a time.
-STAGES = 4
+#: Loads under way at a time, for both.
+STAGES, COLUMN_STAGES = 4, 4
 #: Programs that a processor has room for.
 PROGRAMS = 4
 
@@ -59,32 +59,23 @@ def gather_rows(
 
 @triton.jit
 def gather_columns(
-    X, tiles, W, w_m, w_k, f, first, last, F, K: tl.constexpr, KP: tl.constexpr,
-    BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
-    TILED: tl.constexpr,
+    X, W, f, first, last, F, K: tl.constexpr, KP: tl.constexpr, BR: tl.constexpr,
+    BC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Give XᵀW, (BC, KP), of the points f and the rows from ``first`` to ``last``.
-
-    Rows are in one piece from X on, or where ``tiles`` say that each BM of them are.
-    """
+    """Give XᵀW, (BC, KP), of the points f and the rows from ``first`` to ``last``."""
     r = tl.arange(0, BR)
     k = tl.arange(0, KP)
     sums = tl.zeros([BC, KP], dtype=tl.float64)
     for start in tl.range(first, last, BR, num_stages=STAGES):
         row = start + r
         there = row < last
-        if TILED:
-            block = tl.load(tiles + start // BM).to(X.dtype)
-            block = tl.multiple_of(block, 16) + (start % BM) * F
-        else:
-            block = X + start * F
         x = tl.load(
-            block + r[:, None] * F + f[None, :],
+            X + row[:, None] * F + f[None, :],
             mask=there[:, None] & (f[None, :] < F),
             other=0.0,
         )
         w = tl.load(
-            W + row[:, None] * w_m + k[None, :] * w_k,
+            W + row[:, None] * K + k[None, :],
             mask=there[:, None] & (k[None, :] < K),
             other=0.0,
         )
@@ -114,7 +105,7 @@ def _transposed_times(
     k = tl.arange(0, KP)
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, M)
-    sums = gather_columns(X, X, W, K, 1, f, first, last, F, K, KP, BR, BR, BC, STAGES, False)
+    sums = gather_columns(X, W, f, first, last, F, K, KP, BR, BC, STAGES)
     part = parts + tl.program_id(1) * K * F
     at = part + k[None, :] * F + f[:, None]
     tl.store(at, sums, mask=(k[None, :] < K) & (f[:, None] < F))
@@ -142,7 +133,7 @@ def add_transposed_times(X: torch.Tensor, W: torch.Tensor, B: torch.Tensor) -> N
     parts = B.new_empty(triton.cdiv(M, share), K, F)
     _transposed_times[(columns, len(parts))](
         X, W.contiguous(), parts, M, F, share,
-        K=K, KP=padded(K), BR=SOME_ROWS, BC=COLUMNS, STAGES=STAGES,
+        K=K, KP=padded(K), BR=SOME_ROWS, BC=COLUMNS, STAGES=COLUMN_STAGES,
     )  # fmt: skip
     B += parts.sum(0)
 

@@ -10,18 +10,18 @@ import triton.language as tl
 
 from .cudadescent import triton_dtype
 
-__all__ = ["WORDS", "put", "take"]
+__all__ = ["put", "take"]
 
-#: The rows of the window and the new one as they are stored; where their squared norms are; their
-#: first places in blocks; numbers as bits of float64; and where results go.
-WINDOW_ROWS, NEW_ROW, WINDOW_NORMS, NEW_NORM, FIRST, LAST, NORM, HALF_NORM, SHAPES, OBJECTIVE = map(
-    tl.constexpr, range(10)
-)
 #: Blocks of weights and of squared residuals, with those that take their place: for the window, and
 #: for the new row.
-BLOCKS = tl.constexpr(10)
-#: Words of the table.
-WORDS = 18
+BLOCKS = tl.constexpr(0)
+#: The rows of the window as they are stored, the new one as it was sent, and where it goes; where
+#: their squared norms are; their first places in blocks; where results go.
+WINDOW_ROWS, SENT_ROW, NEW_ROW, WINDOW_NORMS, NEW_NORM, FIRST, LAST, SHAPES, OBJECTIVE = map(
+    tl.constexpr, range(8, 17)
+)
+#: Numbers: the squared norm of the new row, and half that of all rows.
+NORM, HALF_NORM = map(tl.constexpr, range(17, 19))
 #: Numbers that a program copies at a time.
 _COPIED = 1024
 
@@ -39,7 +39,7 @@ def _take(
         blocks = tl.load(table + BLOCKS).to(tl.pointer_type(tl.float64))
         w = tl.load(blocks + (tl.load(table + FIRST) + program) * K + k, mask=k < K, other=0.0)
         if program == window:
-            rows = tl.load(table + NEW_ROW).to(tl.pointer_type(DTYPE))
+            rows = tl.load(table + SENT_ROW).to(tl.pointer_type(DTYPE))
             w = tl.zeros([KP], dtype=tl.float64)
             norm = tl.load(table + NORM).to(tl.float64, bitcast=True)
             tl.store(tl.load(table + NEW_NORM).to(tl.pointer_type(tl.float64)), norm)
@@ -53,6 +53,9 @@ def _take(
             f = first + i
             x = tl.load(rows + f, mask=f < F, other=0.0)
             tl.store(X + program * F + f, x.to(tl.float64), mask=f < F)
+            if program == window:
+                place = tl.load(table + NEW_ROW).to(tl.pointer_type(DTYPE))
+                tl.store(place + f, x, mask=f < F)
     else:
         # A snapshot may hold the old block.
         number = program - window - 1

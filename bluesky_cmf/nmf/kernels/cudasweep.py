@@ -1,4 +1,4 @@
-"""Extrapolated sweeps for CUDA, in triton: three launches, two looks at the data, no host.
+"""Extrapolated sweeps for CUDA, in triton: four launches, two looks at the data, no host.
 
 What the host would decide is decided by the program that comes last. Numbers that sweeps go by are
 in two tables: ``state`` of float64 and ``whole`` of int32, by the names below.
@@ -7,10 +7,10 @@ in two tables: ``state`` of float64 and ``whole`` of int32, by the names below.
 import triton
 import triton.language as tl
 
-from .cuda import gather_columns, gather_rows
+from .cuda import gather_rows
 from .cudadescent import descend
 
-__all__ = ["BEST", "COUNT", "GOOD", "SLOT", "components", "products", "weights"]
+__all__ = ["COUNT", "SLOT", "column_products", "components", "row_products", "weights"]
 
 #: In ``state``: the pace, as `sweeps.Pace` has it, the objective, and what it is made of.
 STEP, BOUND, GROWTH, BOUND_GROWTH, SHRINK, BEST, HALF_NORM, L1, L2 = map(tl.constexpr, range(9))
@@ -29,96 +29,105 @@ def _store_gram(V, out, K: tl.constexpr, KP: tl.constexpr):
 
 
 @triton.jit
-def weights(
-    tiles, H, lead_H, Wt, lead_Wt, G, every, parts, came, grams, A, state, whole, N, F, slabs, slab,
-    n_groups, passes, DTYPE: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr,
-    BF: tl.constexpr, BG: tl.constexpr, KQ: tl.constexpr, STAGES: tl.constexpr,
+def row_products(
+    tiles, H, lead_H, parts, whole, N, F, slabs, slab, DTYPE: tl.constexpr, K: tl.constexpr,
+    KP: tl.constexpr, BM: tl.constexpr, BF: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Solve for the weights of all rows, and lead on: the first look at the data.
-
-    Each program leaves a part of XHᵀ. Who is the last to do so for a group of BG rows solves for
-    their weights, and who is the last to do that sums up WᵀW of what is found and what leads.
-    """
-    unit = tl.program_id(0)
-    tile = unit // slabs
-    part = unit % slabs
+    """Leave parts of XHᵀ of the components that lead, (slabs, K, N): the first look at the data."""
+    tile = tl.program_id(0) // slabs
+    part = tl.program_id(0) % slabs
     k = tl.arange(0, KP)
     m = tl.arange(0, BM)
-    slot = tl.load(whole + SLOT)
-    good = tl.load(whole + GOOD)
-    ahead = H + slot * K * F
-    if good > 0:
+    ahead = H + tl.load(whole + SLOT) * K * F
+    if tl.load(whole + GOOD) > 0:
         ahead = lead_H
     X = tl.multiple_of(tl.load(tiles + tile).to(tl.pointer_type(DTYPE)), 16)
     there = tile * BM + m < N
     first = part * slab
     last = tl.minimum(first + slab, F)
     sums = gather_rows(X, there, ahead, first, last, F, K, KP, BM, BF, STAGES)
-    mine = parts + (part * K + k[None, :]) * N + (tile * BM + m[:, None])
-    tl.store(mine, sums, mask=there[:, None] & (k[None, :] < K))
-    tl.debug_barrier()
-    group = tile // (BG // BM)
-    ready = tl.atomic_add(came + group, 1, sem="acq_rel", scope="gpu") + 1
-    if ready == BG // BM * slabs:
-        # The zero keeps compilers from giving a thread neighbouring rows in place of all of one.
-        row = group * BG + tl.load(whole + ZERO) + tl.arange(0, BG)
-        inside = (k[:, None] < K) & (row[None, :] < N)
-        at = k[:, None] * N + row[None, :]
-        C = tl.zeros([KP, BG], dtype=tl.float64) - tl.load(state + L1)
-        for other in range(0, slabs):
-            C += tl.load(parts + other * K * N + at, mask=inside, other=0.0, cache_modifier=".cg")
-        best = tl.load(Wt + slot * K * N + at, mask=inside, other=0.0)
-        V = best
-        if good > 0:
-            V = tl.load(lead_Wt + at, mask=inside, other=0.0)
-        V = descend(V, C, G, tl.load(state + L2), every, passes, K, KP)
-        lead = V + tl.load(state + STEP) * (V - best)
-        tl.store(Wt + (1 - slot) * K * N + at, V, mask=inside)
-        tl.store(lead_Wt + at, lead, mask=inside)
-        width = 2 * K * K + 1
-        out = grams + group * width
-        _store_gram(V, out, K, KP)
-        _store_gram(lead, out + K * K, K, KP)
-        tl.store(out + 2 * K * K, tl.sum(V))
-        tl.debug_barrier()
-        solved = tl.atomic_add(came + n_groups, 1, sem="acq_rel", scope="gpu") + 1
-        if solved == n_groups:
-            q = tl.arange(0, KQ)
-            total = tl.zeros([KQ], dtype=tl.float64)
-            for other in range(0, n_groups):
-                group_sums = grams + other * width + q
-                total += tl.load(group_sums, mask=q < width, other=0.0, cache_modifier=".cg")
-            tl.store(A + q, total, mask=q < width)
+    at = parts + (part * K + k[None, :]) * N + (tile * BM + m[:, None])
+    tl.store(at, sums, mask=there[:, None] & (k[None, :] < K))
 
 
 @triton.jit
-def products(
-    tiles, lead_Wt, B_parts, N, F, columns, share, shares, DTYPE: tl.constexpr, K: tl.constexpr,
-    KP: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
+def weights(
+    Wt, lead_Wt, G, every, parts, grams, A, came, state, whole, N, slabs, passes, K: tl.constexpr,
+    KP: tl.constexpr, BM: tl.constexpr, KQ: tl.constexpr,
 ):  # fmt: skip
-    """Leave parts of WᵀX of the weights that lead: the second look at the data.
+    """Solve for the weights, given parts of XHᵀ, and lead on.
 
-    It begins with the rows that were seen last, which are still near.
+    Who is last sums up WᵀW of what is found and of what leads, and what is found.
     """
-    program = tl.program_id(0)
-    number = shares - 1 - program // columns
-    f = program % columns * BC + tl.arange(0, BC)
     k = tl.arange(0, KP)
-    first = number * share
-    last = tl.minimum(first + share, N)
-    X = tl.load(tiles).to(tl.pointer_type(DTYPE))
-    sums = gather_columns(
-        X, tiles, lead_Wt, 1, N, f, first, last, F, K, KP, BM, BR, BC, STAGES, True
-    )
-    at = B_parts + (number * K + k[None, :]) * F + f[:, None]
-    tl.store(at, sums, mask=(k[None, :] < K) & (f[:, None] < F))
+    slot = tl.load(whole + SLOT)
+    # The zero keeps compilers from giving a thread neighbouring rows in place of all of one.
+    row = tl.program_id(0) * BM + tl.load(whole + ZERO) + tl.arange(0, BM)
+    inside = (k[:, None] < K) & (row[None, :] < N)
+    at = k[:, None] * N + row[None, :]
+    C = tl.zeros([KP, BM], dtype=tl.float64) - tl.load(state + L1)
+    for part in range(0, slabs):
+        C += tl.load(parts + part * K * N + at, mask=inside, other=0.0)
+    best = tl.load(Wt + slot * K * N + at, mask=inside, other=0.0)
+    V = best
+    if tl.load(whole + GOOD) > 0:
+        V = tl.load(lead_Wt + at, mask=inside, other=0.0)
+    V = descend(V, C, G, tl.load(state + L2), every, passes, K, KP)
+    lead = V + tl.load(state + STEP) * (V - best)
+    tl.store(Wt + (1 - slot) * K * N + at, V, mask=inside)
+    tl.store(lead_Wt + at, lead, mask=inside)
+    width = 2 * K * K + 1
+    out = grams + tl.program_id(0) * width
+    _store_gram(V, out, K, KP)
+    _store_gram(lead, out + K * K, K, KP)
+    tl.store(out + 2 * K * K, tl.sum(V))
+    tl.debug_barrier()
+    done = tl.atomic_add(came, 1, sem="acq_rel", scope="gpu") + 1
+    if done == tl.num_programs(0):
+        q = tl.arange(0, KQ)
+        total = tl.zeros([KQ], dtype=tl.float64)
+        for other in range(0, tl.num_programs(0)):
+            sums = grams + other * width + q
+            total += tl.load(sums, mask=q < width, other=0.0, cache_modifier=".cg")
+        tl.store(A + q, total, mask=q < width)
+        tl.store(came, 0)
+
+
+@triton.jit
+def column_products(
+    tiles, lead_Wt, parts, whole, N, F, columns, shares, n_units, DTYPE: tl.constexpr,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
+    UNROLLED: tl.constexpr,
+):  # fmt: skip
+    """Leave parts of WᵀX of the weights that lead, (shares, K, F): the second look at the data.
+
+    All begin with the rows that were seen last, and end with those that will be seen first.
+    """
+    share = tl.program_id(0) // columns
+    f = tl.program_id(0) % columns * BC + tl.load(whole + ZERO) + tl.arange(0, BC)
+    k = tl.arange(0, KP)[:, None]
+    sums = tl.zeros([KP, BC], dtype=tl.float64)
+    for unit in range(share, n_units, shares):
+        first = (n_units - 1 - unit) * BR
+        X = tl.load(tiles + first // BM).to(tl.pointer_type(DTYPE)) + (first % BM) * F + f
+        for start in range(0, BR, UNROLLED):
+            for r in tl.static_range(UNROLLED):
+                row = first + start + r
+                x = tl.load(X + (start + r) * F, mask=(f < F) & (f * 0 + row < N), other=0.0)
+                w = tl.zeros([KP, BC], dtype=tl.float64)
+                for i in tl.static_range(K):
+                    # As in `descend`: a thread has all numbers of its columns.
+                    w = tl.where(k == i, tl.load(lead_Wt + i * N + tl.minimum(row, N - 1)), w)
+                sums += w * x.to(tl.float64)[None, :]
+    at = parts + (share * K + k) * F + f[None, :]
+    tl.store(at, sums, mask=(k < K) & (f[None, :] < F))
 
 
 @triton.jit
 def components(
     H, lead_H, B, G, ahead_G, free, A, B_parts, parts, came, state, whole, curve, F, shares,
-    n_groups, passes, K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, KQ: tl.constexpr,
-    BP: tl.constexpr, BZ: tl.constexpr,
+    passes, K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, KQ: tl.constexpr,
+    BP: tl.constexpr,
 ):  # fmt: skip
     """Descend on the components, given WᵀX of the weights that lead, and lead on.
 
@@ -152,12 +161,10 @@ def components(
     tl.store(out + 2 * K * K, tl.sum(cross * V))
     tl.store(out + 2 * K * K + 1, tl.sum(V))
     tl.debug_barrier()
-    done = tl.atomic_add(came + n_groups + 1, 1, sem="acq_rel", scope="gpu") + 1
+    done = tl.atomic_add(came, 1, sem="acq_rel", scope="gpu") + 1
     if done == tl.num_programs(0):
         _decide(G, ahead_G, A, parts, tl.num_programs(0), state, whole, curve, K, KQ, BP)
-        for first in range(0, n_groups + 2, BZ):
-            z = first + tl.arange(0, BZ)
-            tl.store(came + z, 0, mask=z < n_groups + 2)
+        tl.store(came, 0)
 
 
 @triton.jit
