@@ -63,6 +63,9 @@ def main() -> None:
         weights, some = H.new_zeros(K, 17), H.new_zeros(17)
         cudaevent.take(table, rows, some, weights, some[0], dtype=dtype, block_rows=256)
         cudaevent.put(table, weights, some, H, some[0], dtype=dtype)
+        for rows_settled in (slice(16, 17), slice(0, 17)):
+            tables = weights, weights, weights, some, some, H @ H.T, H @ H.T
+            cudaevent.settle(*tables, flags, rows_settled, 48)
         start = H.new_zeros(K, 130)
         on_device = DeviceSweeps(
             X, H, start, Rules((1,)), objective=1.0, pace=sweeps.Pace(), passes=(64, 4)

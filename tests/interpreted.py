@@ -16,8 +16,8 @@ from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
 from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers
 from bluesky_cmf.nmf.factors import Factors
-from bluesky_cmf.nmf.graphed import GraphedEvent
-from bluesky_cmf.nmf.kernels import cuda
+from bluesky_cmf.nmf.graphed import GraphedEvent, settle
+from bluesky_cmf.nmf.kernels import cuda, cudaevent
 from bluesky_cmf.nmf.recording import Recording
 from bluesky_cmf.nmf.rows import Rows
 from bluesky_cmf.nmf.rules import Rules
@@ -141,9 +141,53 @@ def tables_of_an_event() -> None:
     assert torch.equal(fits[0][0].H, fits[1][0].H)
 
 
+def rows_settled_in_one_launch() -> None:
+    """Weights, what is left, and WᵀW, for the new row alone and for all of a window."""
+    K, M = 5, 17
+    H, X = random(K, 30), random(M, 30)
+    for rows in (slice(M - 1, M), slice(0, M)):
+        found, expected = [], []
+        every, A, Wt = torch.ones(K, dtype=torch.int32), random(K, K), random(K, M) - 0.2
+        for made, settled in ((found, cudaevent.settle), (expected, settle)):
+            tables = [(H @ X.T).clone(), Wt.clone(), torch.zeros(K, M).double()]
+            tables += [X.square().sum(1), torch.zeros(M).double(), H @ H.T, A.clone()]
+            settled(*tables, every, rows, 48)
+            made += tables
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def rows_solved_on_a_device() -> None:
+    """Factors that follow rows one by one keep their sufficient statistics."""
+    for module in (blocks, factors):
+        module.device_products = lambda device: cuda  # type: ignore[attr-defined]
+    factors.kernels_for = lambda device: None
+    data, H = some_data(80, 60, 5)
+    rows = torch.cat([piece for _, piece in data.pieces()])
+    X = DeviceBlocks(60, dtype=torch.float32, device=CPU)
+    fit = Factors(X, H, Rules((3, 4)))
+    for n in (1, 2, 5, 6, 80):
+        X.append(rows[len(X) : n])
+        fit.follow()
+        fit.descend(4)
+        fit.resolve(0, n)
+        W, seen = fit.W.tensor(), rows[:n].double()
+        left = 0.5 * float((seen - W @ fit.H).square().sum())
+        assert abs(fit.objective - left) < 1e-9 * X.half_norm
+        torch.testing.assert_close(fit.A, W.T @ W)
+        torch.testing.assert_close(fit.B, W.T @ seen)
+
+
 CHECKS = {
     check.__name__: check
-    for check in (coordinate_descent, products, sweeps_decided_on_the_device, tables_of_an_event)
+    for check in (
+        coordinate_descent,
+        products,
+        rows_settled_in_one_launch,
+        rows_solved_on_a_device,
+        sweeps_decided_on_the_device,
+        tables_of_an_event,
+    )
 }
 
 if __name__ == "__main__":

@@ -10,7 +10,14 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 @pytest.mark.parametrize(
     "check",
-    ["coordinate_descent", "products", "sweeps_decided_on_the_device", "tables_of_an_event"],
+    [
+        "coordinate_descent",
+        "products",
+        "rows_settled_in_one_launch",
+        "rows_solved_on_a_device",
+        "sweeps_decided_on_the_device",
+        "tables_of_an_event",
+    ],
 )
 def test_a_kernel_is_what_its_twin_is(check: str) -> None:
     """Run by triton's interpreter, which needs no device."""
@@ -28,6 +35,6 @@ def test_kernels_compile_as_they_are_called() -> None:
     assert run.returncode == 0, run.stderr
     names = {line.split()[0] for line in run.stdout.splitlines()}
     assert names == {
-        *("_descend_all", "_put", "_take", "_times", "_transposed_times"),
+        *("_descend_all", "_put", "_settle", "_take", "_times", "_transposed_times"),
         *("column_products", "components", "row_products", "weights"),
     }

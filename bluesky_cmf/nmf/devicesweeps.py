@@ -1,5 +1,6 @@
 """Extrapolated sweeps on a device, without a word to the host."""
 
+from collections.abc import Callable
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,8 @@ __all__ = ["DeviceSweeps", "sweeps_on_device"]
 
 #: Most components for which a thread holds what it needs.
 _MOST = 32
-#: Rows and points that a program goes over for WᵀX at a time, and rows that it loads at once.
-_UNIT, _COLUMNS, _UNROLLED = 32, 512, 8
+#: Rows and points that a program loads at a time for WᵀX.
+_ROWS, _COLUMNS = 32, 64
 #: Points of the components that one program descends on.
 _PIECE = 128
 #: Sweeps after which it pays to record one.
@@ -93,8 +94,7 @@ class DeviceSweeps:
         self._tiles = X.tiles(self._n_tiles)
         self._slabs = -(-F // cuda.SLAB)
         self._columns, self._pieces = -(-F // _COLUMNS), -(-F // _PIECE)
-        self._n_units = -(-N // _UNIT)
-        self._shares = min(self._n_units, cuda.shares(H.device, self._columns))
+        self._shares = min(self._n_tiles, cuda.shares(H.device, self._columns))
         sums = 2 * K * K + 1
         self._C_parts = torch.empty(self._slabs, K, N, **options)
         self._B_parts = torch.empty(self._shares, K, F, **options)
@@ -103,6 +103,7 @@ class DeviceSweeps:
         self._H_parts = torch.empty(self._pieces, sums + 1, **options)
         self._came = torch.zeros(1, **flags)
         self._curve = torch.empty(_ROOM, **options)
+        self._launches = self.launches()
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._K = {"K": K, "KP": cuda.padded(K)}
@@ -133,24 +134,40 @@ class DeviceSweeps:
             self._graph.replay()
 
     def _launch(self) -> None:
+        for launch in self._launches.values():
+            launch()
+
+    def launches(self) -> dict[str, Callable[[], None]]:
+        """Give what a sweep launches, by name and in order."""
         cuda, kernels, (N, F) = self._triton, self._kernels, self._sizes
         dtype = cuda.triton_dtype(self._X.dtype)
-        kernels.row_products[(self._n_tiles * self._slabs,)](
-            self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, F, self._slabs,
-            cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS, STAGES=cuda.STAGES,
-        )  # fmt: skip
-        kernels.weights[(self._n_tiles,)](
-            self._Wt, self._lead_Wt, self._ahead_G, self._every, self._C_parts, self._grams,
-            self._A, self._came, self._state, self._whole, N, self._slabs, self._passes[0],
-            **self._K, BM=TILE, KQ=self._squares[1], num_warps=TILE // 32,
-        )  # fmt: skip
-        kernels.column_products[(self._shares * self._columns,)](
-            self._tiles, self._lead_Wt, self._B_parts, self._whole, N, F, self._columns,
-            self._shares, self._n_units, DTYPE=dtype, **self._K, BM=TILE, BR=_UNIT, BC=_COLUMNS,
-            UNROLLED=_UNROLLED,
-        )  # fmt: skip
-        kernels.components[(self._pieces,)](
-            self._H, self._lead_H, self._B, self._G, self._ahead_G, self._free, self._A,
-            self._B_parts, self._H_parts, self._came, self._state, self._whole, self._curve, F,
-            self._shares, self._passes[1], **self._K, BT=_PIECE, KQ=self._squares[0], BP=16,
-        )  # fmt: skip
+
+        def row_products() -> None:
+            kernels.row_products[(self._n_tiles * self._slabs,)](
+                self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, F, self._slabs,
+                cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS, STAGES=cuda.STAGES,
+            )  # fmt: skip
+
+        def weights() -> None:
+            kernels.weights[(self._n_tiles,)](
+                self._Wt, self._lead_Wt, self._ahead_G, self._every, self._C_parts, self._grams,
+                self._A, self._came, self._state, self._whole, N, self._slabs, self._passes[0],
+                **self._K, BM=TILE, KQ=self._squares[1], BP=16, num_warps=TILE // 32,
+            )  # fmt: skip
+
+        def column_products() -> None:
+            kernels.column_products[(self._shares * self._columns,)](
+                self._tiles, self._lead_Wt, self._B_parts, N, F, self._columns, self._shares,
+                self._n_tiles, DTYPE=dtype, K=len(self._every), KM=max(16, self._K["KP"]), BM=TILE,
+                BR=_ROWS, BC=_COLUMNS, STAGES=cuda.COLUMN_STAGES,
+            )  # fmt: skip
+
+        def components() -> None:
+            kernels.components[(self._pieces,)](
+                self._H, self._lead_H, self._B, self._G, self._ahead_G, self._free, self._A,
+                self._B_parts, self._H_parts, self._came, self._state, self._whole, self._curve, F,
+                self._shares, self._passes[1], **self._K, BT=_PIECE, KQ=self._squares[0], BP=16,
+            )  # fmt: skip
+
+        steps = row_products, weights, column_products, components
+        return {step.__name__.replace("_", " "): step for step in steps}

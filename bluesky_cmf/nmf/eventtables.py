@@ -23,8 +23,8 @@ class EventBuffers:
         The rows, in float64.
     norms, squared : Tensor (M,)
         Their squared norms, and squared residuals.
-    Wt : Tensor (K, M)
-        Their weights.
+    Wt, C, change : Tensor (K, M)
+        Their weights, XHᵀ, and how weights change.
     half_norm, objective : Tensor ()
         Half the squared norm of all the data, and the objective.
     """
@@ -33,6 +33,8 @@ class EventBuffers:
     norms: torch.Tensor
     squared: torch.Tensor
     Wt: torch.Tensor
+    C: torch.Tensor
+    change: torch.Tensor
     half_norm: torch.Tensor
     objective: torch.Tensor
 
@@ -45,6 +47,8 @@ class EventBuffers:
             norms=H.new_zeros(n_rows),
             squared=H.new_zeros(n_rows),
             Wt=H.new_zeros(K, n_rows),
+            C=H.new_zeros(K, n_rows),
+            change=H.new_zeros(K, n_rows),
             half_norm=H.new_zeros(()),
             objective=H.new_zeros(()),
         )

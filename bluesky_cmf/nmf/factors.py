@@ -277,7 +277,7 @@ class Factors(Factorization):
             # Exact solutions are found by exchanges that the host decides on.
             G = self.G + rules.l2 * torch.eye(len(self.G), dtype=W.dtype, device=W.device)
             every = torch.ones(len(G), dtype=torch.int32, device=W.device)
-            Wt = W.T.contiguous()
+            Wt = W.T.clone(memory_format=torch.contiguous_format)
             products.coordinate_descent(Wt, G, C.T - rules.l1, every, _PASSES)
             return Wt.T
         held = None if self.held is None else self.held.tensor(start, stop)

@@ -1,12 +1,14 @@
 """An event on fixed buffers, without a word to the host."""
 
+from collections.abc import Callable
+
 import torch
 
 from .eventtables import EventBuffers, Tables, tables_for
 from .factors import Factors
-from .recording import Descent, Recording, descent_for
+from .recording import CPU, Recording, descent_for
 
-__all__ = ["GraphedEvent"]
+__all__ = ["GraphedEvent", "settle"]
 
 #: Passes over the weights, which start from where they were, and over the components.
 _ROW_PASSES, _COMPONENT_PASSES = 48, 2
@@ -26,8 +28,6 @@ class GraphedEvent:
         negative, and there is no penalty.
     window : int
         Older rows at an event.
-    descent : callable, optional
-        Coordinate descent; by default that for the device.
     tables : Tables, optional
         Where rows come from; by default those for the device.
     """
@@ -37,12 +37,16 @@ class GraphedEvent:
         factors: Factors,
         window: int,
         *,
-        descent: Descent | None = None,
         tables: Tables | None = None,
     ) -> None:
         self.factors = factors
         device, K = factors.H.device, len(factors.H)
-        self._descent = descent_for(device) if descent is None else descent
+        self._descent = descent_for(device)
+        self._settle: Callable[..., None] = settle
+        if device.type == "cuda":
+            from .kernels import cudaevent
+
+            self._settle = cudaevent.settle
         self._every = torch.ones(K, dtype=torch.int32, device=device)
         self._free = torch.zeros(K, dtype=torch.int32, device=device)
         self._free[list(factors.rules.free)] = 1
@@ -89,19 +93,62 @@ class GraphedEvent:
         self._descent(factors.H, factors.A, factors.B, self._free, _COMPONENT_PASSES)
         torch.mm(factors.H, factors.H.T, out=factors.G)
         self._solve(slice(0, self.window + 1))
-        cross = (factors.B * factors.H).sum()
-        gram = (factors.A * factors.G).sum()
-        buffers.objective.copy_(buffers.half_norm - cross + 0.5 * gram)
+        cross = torch.dot(factors.B.view(-1), factors.H.view(-1))
+        gram = torch.dot(factors.A.view(-1), factors.G.view(-1))
+        buffers.objective.copy_(torch.add(buffers.half_norm - cross, gram, alpha=0.5))
         self._tables.put()
 
     def _solve(self, rows: slice) -> None:
         factors, buffers = self.factors, self._buffers
-        X, Wt = buffers.X[rows], buffers.Wt[:, rows]
-        C = factors.H @ X.T
-        new = Wt.clone(memory_format=torch.contiguous_format)
-        self._descent(new, factors.G, C, self._every, _ROW_PASSES)
-        factors.A += new @ new.T - Wt @ Wt.T
-        factors.B += (new - Wt) @ X
-        squared = buffers.norms[rows] - 2.0 * (new * C).sum(0) + ((factors.G @ new) * new).sum(0)
-        buffers.squared[rows] = squared.clamp_min(0)
-        Wt.copy_(new)
+        torch.mm(factors.H, buffers.X.T, out=buffers.C)
+        self._settle(
+            buffers.C,
+            buffers.Wt,
+            buffers.change,
+            buffers.norms,
+            buffers.squared,
+            factors.G,
+            factors.A,
+            self._every,
+            rows,
+            _ROW_PASSES,
+        )
+        factors.B.addmm_(buffers.change[:, rows], buffers.X[rows])
+
+
+def settle(
+    C: torch.Tensor,
+    Wt: torch.Tensor,
+    change: torch.Tensor,
+    norms: torch.Tensor,
+    squared: torch.Tensor,
+    G: torch.Tensor,
+    A: torch.Tensor,
+    every: torch.Tensor,
+    rows: slice,
+    passes: int,
+) -> None:
+    """Solve for the weights of some rows, in place, and account for it.
+
+    Parameters
+    ----------
+    C, Wt, change : Tensor (K, M)
+        XHᵀ; weights, before and after; and how they change.
+    norms, squared : Tensor (M,)
+        Squared norms of the rows, and squared residuals.
+    G, A : Tensor (K, K)
+        HHᵀ, and WᵀW, which follows.
+    every : Tensor (K,) of int32
+        Ones.
+    rows : slice
+        Which of the M rows.
+    passes : int
+        Coordinate-descent passes, at most.
+    """
+    before, c = Wt[:, rows].clone(), C[:, rows]
+    new = before.clone(memory_format=torch.contiguous_format)
+    descent_for(CPU)(new, G, c, every, passes)
+    change[:, rows], Wt[:, rows] = new - before, new
+    A += new @ new.T - before @ before.T
+    left = norms[rows] - 2.0 * (new * c).sum(0) + ((G @ new) * new).sum(0)
+    squared[rows] = left.clamp_min(0)

@@ -7,7 +7,9 @@ import torch
 
 from .updates import coordinate_descent
 
-__all__ = ["Descent", "Recording", "descent_for", "recorded", "uses_graphs"]
+__all__ = ["CPU", "Descent", "Recording", "descent_for", "recorded", "uses_graphs"]
+
+CPU = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
 

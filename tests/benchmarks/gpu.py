@@ -5,7 +5,9 @@ Without a CUDA device the same script runs the twins on the CPU, on less data, a
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -41,17 +43,24 @@ def main() -> None:
         # The twins go the same way: one buffer, one step, no word in between, no kernels.
         leastsquares.uses_graphs = lambda device: True
         kernels._cpu = lambda name: None
-    rows = [
+    rows: list[tuple[str, str]] = [
         ("device", name),
         ("data", f"{X.shape[0]} patterns of {X.shape[1]} points, K = {options.components}"),
-        *parity(end_of_stream(X[:2000], phases, device), reference, known=len(phases) // 2),
-        *events(X, phases, device),
+    ]
+    parts = [
+        lambda: parity(end_of_stream(X[:2000], phases, device), reference, known=len(phases) // 2),
+        lambda: events(X, phases, device),
     ]
     if cuda:
-        rows += sweep(X, phases)
+        parts.append(lambda: sweep(X, phases))
+    for part in parts:
+        for label, value in part():
+            # At once, should what comes next take too long.
+            print(f"{label}: {value}", file=sys.stderr, flush=True)
+            rows.append((label, value))
     print()
     for label, value in rows:
-        print(f"{label:>44}  {value}")
+        print(f"{label:>48}  {value}")
 
 
 def model_on(device: str, phases: np.ndarray) -> StreamingNMF:
@@ -94,7 +103,7 @@ def events(X: np.ndarray, phases: np.ndarray, device: str) -> list[tuple[str, st
     last = min(1000, len(X) // 2)
     model.append(X[:-last])
     model.refit()
-    seconds = []
+    seconds, waited = [], []
     synchronize(device)
     begun = time.perf_counter()
     for pattern in X[-last:]:
@@ -104,10 +113,21 @@ def events(X: np.ndarray, phases: np.ndarray, device: str) -> list[tuple[str, st
         seconds.append(time.perf_counter() - started)
     synchronize(device)
     whole = (time.perf_counter() - begun) / last
+    for pattern in X[-200:]:
+        started = time.perf_counter()
+        model.append(pattern)
+        model.refit()
+        synchronize(device)
+        waited.append(time.perf_counter() - started)
+    fresh = model.refresh()
+    rows = model.patterns() - fresh.weights.astype(float) @ fresh.components
+    off = fresh.objective / (0.5 * float(np.square(rows).sum())) - 1
     return [
         ("event, on the host, median (bar 100 µs)", f"{1e6 * statistics.median(seconds):.0f} µs"),
         ("event, on the host, 99 % within", f"{1e6 * np.quantile(seconds, 0.99):.0f} µs"),
         ("event, with the device's work, mean", f"{1e6 * whole:.0f} µs"),
+        ("event, until the device is through, median", f"{1e6 * statistics.median(waited):.0f} µs"),
+        ("objective against a sum over the residuals", f"{off:.1e}"),
     ]
 
 
@@ -115,31 +135,50 @@ def sweep(X: np.ndarray, phases: np.ndarray) -> list[tuple[str, str]]:
     """One exact sweep, beside one pass over X at measured bandwidth."""
     model = model_on("cuda", phases)
     model.append(X)
-    data = model._X
-    state = Extrapolation(data, torch.from_numpy(phases).to("cuda"), Rules((4, 5)))
-    whole = torch.from_numpy(X).to("cuda")
-    timings, repeats = {}, 10
-
-    def passes() -> None:
-        for _ in range(repeats):
-            whole.sum()
-
-    for label, work in (("sweep", lambda: state.sweep(repeats)), ("pass", passes)):
-        # The first records, and compiles.
-        work()
-        synchronize("cuda")
-        started = time.perf_counter()
-        work()
-        synchronize("cuda")
-        timings[label] = (time.perf_counter() - started) / repeats
-    bandwidth = X.nbytes / timings["pass"] / 1e9
-    return [
-        ("one pass over X", f"{1e6 * timings['pass']:.0f} µs, {bandwidth:.0f} GB/s"),
+    known = len(phases) // 2
+    rules = Rules(tuple(range(known, len(phases))))
+    state = Extrapolation(model._X, torch.from_numpy(phases).to("cuda"), rules)
+    whole, large = torch.from_numpy(X).to("cuda"), torch.ones(1 << 30, device="cuda")
+    repeats = 50
+    # The first are compiled, and recorded.
+    state.sweep(repeats)
+    pass_ = on_device(lambda: whole.sum(), repeats)
+    bandwidth = 4 * large.numel() / on_device(lambda: large.sum(), 5)
+    synchronize("cuda")
+    started = time.perf_counter()
+    state.sweep(repeats)
+    seconds = (time.perf_counter() - started) / repeats
+    lines = [
+        ("one pass over X", f"{1e6 * pass_:.0f} µs"),
+        ("bandwidth, by 4 GiB", f"{bandwidth / 1e9:.0f} GB/s"),
         (
             "one exact sweep (bar 2 passes)",
-            f"{1e6 * timings['sweep']:.0f} µs: {timings['sweep'] / timings['pass']:.1f} passes",
+            f"{1e6 * seconds:.0f} µs: {seconds / pass_:.1f} passes, "
+            f"{seconds * bandwidth / X.nbytes:.1f} at that bandwidth",
         ),
     ]
+    sweeps = state._on_device
+    if sweeps is not None:
+        for name, launch in sweeps.launches().items():
+            lines.append((f"of it, {name}", f"{1e6 * on_device(launch, 20):.0f} µs"))
+    return lines
+
+
+def on_device(work: Callable[[], object], repeats: int) -> float:
+    """Seconds that the device takes, once all is compiled; the best of some."""
+    work()
+    seconds = []
+    for _ in range(5):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        # While the first ones run, the others are launched.
+        torch.cuda._sleep(2_000_000)
+        events[0].record()
+        for _ in range(repeats):
+            work()
+        events[1].record()
+        synchronize("cuda")
+        seconds.append(events[0].elapsed_time(events[1]) / 1e3 / repeats)
+    return min(seconds)
 
 
 def synchronize(device: str) -> None:

@@ -8,9 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .cudadescent import triton_dtype
+from .cudadescent import descend, padded, pick, triton_dtype
 
-__all__ = ["put", "take"]
+__all__ = ["put", "settle", "take"]
 
 #: Blocks of weights and of squared residuals, with those that take their place: for the window, and
 #: for the new row.
@@ -98,6 +98,34 @@ def _put(
             tl.store(place.to(tl.pointer_type(tl.float64)), tl.load(objective))
 
 
+@triton.jit
+def _settle(
+    C, Wt, change, norms, squared, G, A, every, first, last, M, passes, K: tl.constexpr,
+    KP: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    k = tl.arange(0, KP)
+    m = first + tl.arange(0, BM)
+    inside = (k[:, None] < K) & (m[None, :] < last)
+    at = k[:, None] * M + m[None, :]
+    before = tl.load(Wt + at, mask=inside, other=0.0)
+    c = tl.load(C + at, mask=inside, other=0.0)
+    v = tl.where(inside, descend(before, c, G, 0.0, every, passes, K, KP), 0.0)
+    explained = -2.0 * c
+    for j in tl.static_range(K):
+        for i in tl.static_range(K):
+            g = tl.load(G + j * K + i)
+            explained += tl.where(k[:, None] == i, g * pick(v, k[:, None] == j)[None, :], 0.0)
+    left = tl.load(norms + m, mask=m < last, other=0.0) + tl.sum(v * explained, 0)
+    tl.store(squared + m, tl.maximum(left, 0.0), mask=m < last)
+    tl.store(Wt + at, v, mask=inside)
+    tl.store(change + at, v - before, mask=inside)
+    gram = tl.dot(v, tl.trans(v), out_dtype=tl.float64)
+    gram -= tl.dot(before, tl.trans(before), out_dtype=tl.float64)
+    place = A + k[:, None] * K + k[None, :]
+    there = (k[:, None] < K) & (k[None, :] < K)
+    tl.store(place, tl.load(place, mask=there, other=0.0) + gram, mask=there)
+
+
 def take(
     table: torch.Tensor,
     X: torch.Tensor,
@@ -131,4 +159,25 @@ def put(
     _put[(M + triton.cdiv(H.numel(), _COPIED),)](
         table, Wt, squared, H, objective, H.numel(), M - 1,
         DTYPE=triton_dtype(dtype), K=K, KP=triton.next_power_of_2(K), COPIED=_COPIED,
+    )  # fmt: skip
+
+
+def settle(
+    C: torch.Tensor,
+    Wt: torch.Tensor,
+    change: torch.Tensor,
+    norms: torch.Tensor,
+    squared: torch.Tensor,
+    G: torch.Tensor,
+    A: torch.Tensor,
+    every: torch.Tensor,
+    rows: slice,
+    passes: int,
+) -> None:
+    """Do what `graphed.settle` does, in one launch: a program has all of the rows."""
+    K, M = Wt.shape
+    count = triton.next_power_of_2(rows.stop - rows.start)
+    _settle[(1,)](
+        C, Wt, change, norms, squared, G, A, every, rows.start, rows.stop, M, passes,
+        K=K, KP=padded(K), BM=max(32, count), num_warps=max(1, count // 32),
     )  # fmt: skip

@@ -41,6 +41,8 @@ def row_products(
     ahead = H + tl.load(whole + SLOT) * K * F
     if tl.load(whole + GOOD) > 0:
         ahead = lead_H
+    # True where it matters: of rows whose length is no multiple of 16, numbers come one by one.
+    ahead = tl.multiple_of(ahead, 16)
     X = tl.multiple_of(tl.load(tiles + tile).to(tl.pointer_type(DTYPE)), 16)
     there = tile * BM + m < N
     first = part * slab
@@ -53,7 +55,7 @@ def row_products(
 @triton.jit
 def weights(
     Wt, lead_Wt, G, every, parts, grams, A, came, state, whole, N, slabs, passes, K: tl.constexpr,
-    KP: tl.constexpr, BM: tl.constexpr, KQ: tl.constexpr,
+    KP: tl.constexpr, BM: tl.constexpr, KQ: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Solve for the weights, given parts of XHᵀ, and lead on.
 
@@ -66,7 +68,7 @@ def weights(
     inside = (k[:, None] < K) & (row[None, :] < N)
     at = k[:, None] * N + row[None, :]
     C = tl.zeros([KP, BM], dtype=tl.float64) - tl.load(state + L1)
-    for part in range(0, slabs):
+    for part in tl.range(0, slabs, loop_unroll_factor=8):
         C += tl.load(parts + part * K * N + at, mask=inside, other=0.0)
     best = tl.load(Wt + slot * K * N + at, mask=inside, other=0.0)
     V = best
@@ -84,43 +86,51 @@ def weights(
     tl.debug_barrier()
     done = tl.atomic_add(came, 1, sem="acq_rel", scope="gpu") + 1
     if done == tl.num_programs(0):
+        # Many at a time: each waits for the memory.
         q = tl.arange(0, KQ)
+        p = tl.arange(0, BP)
         total = tl.zeros([KQ], dtype=tl.float64)
-        for other in range(0, tl.num_programs(0)):
-            sums = grams + other * width + q
-            total += tl.load(sums, mask=q < width, other=0.0, cache_modifier=".cg")
+        for other in range(0, tl.num_programs(0), BP):
+            there = (other + p < tl.num_programs(0))[:, None] & (q < width)[None, :]
+            sums = grams + (other + p)[:, None] * width + q[None, :]
+            total += tl.sum(tl.load(sums, mask=there, other=0.0, cache_modifier=".cg"), 0)
         tl.store(A + q, total, mask=q < width)
         tl.store(came, 0)
 
 
 @triton.jit
 def column_products(
-    tiles, lead_Wt, parts, whole, N, F, columns, shares, n_units, DTYPE: tl.constexpr,
-    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr,
-    UNROLLED: tl.constexpr,
+    tiles, lead_Wt, parts, N, F, columns, shares, n_tiles, DTYPE: tl.constexpr, K: tl.constexpr,
+    KM: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Leave parts of WᵀX of the weights that lead, (shares, K, F): the second look at the data.
 
     All begin with the rows that were seen last, and end with those that will be seen first.
     """
     share = tl.program_id(0) // columns
-    f = tl.program_id(0) % columns * BC + tl.load(whole + ZERO) + tl.arange(0, BC)
-    k = tl.arange(0, KP)[:, None]
-    sums = tl.zeros([KP, BC], dtype=tl.float64)
-    for unit in range(share, n_units, shares):
-        first = (n_units - 1 - unit) * BR
-        X = tl.load(tiles + first // BM).to(tl.pointer_type(DTYPE)) + (first % BM) * F + f
-        for start in range(0, BR, UNROLLED):
-            for r in tl.static_range(UNROLLED):
-                row = first + start + r
-                x = tl.load(X + (start + r) * F, mask=(f < F) & (f * 0 + row < N), other=0.0)
-                w = tl.zeros([KP, BC], dtype=tl.float64)
-                for i in tl.static_range(K):
-                    # As in `descend`: a thread has all numbers of its columns.
-                    w = tl.where(k == i, tl.load(lead_Wt + i * N + tl.minimum(row, N - 1)), w)
-                sums += w * x.to(tl.float64)[None, :]
-    at = parts + (share * K + k) * F + f[None, :]
-    tl.store(at, sums, mask=(k < K) & (f[None, :] < F))
+    f = tl.program_id(0) % columns * BC + tl.arange(0, BC)
+    k = tl.arange(0, KM)
+    r = tl.arange(0, BR)
+    sums = tl.zeros([KM, BC], dtype=tl.float64)
+    mine = (n_tiles - share + shares - 1) // shares
+    for step in tl.range(0, mine * (BM // BR), num_stages=STAGES):
+        tile = n_tiles - 1 - (share + step // (BM // BR) * shares)
+        start = step % (BM // BR) * BR
+        X = tl.multiple_of(tl.load(tiles + tile).to(tl.pointer_type(DTYPE)), 16) + start * F
+        row = tile * BM + start + r
+        x = tl.load(
+            X + r[:, None] * F + f[None, :],
+            mask=(row[:, None] < N) & (f[None, :] < F),
+            other=0.0,
+        )
+        w = tl.load(
+            lead_Wt + k[:, None] * N + row[None, :],
+            mask=(k[:, None] < K) & (row[None, :] < N),
+            other=0.0,
+        )
+        sums = tl.dot(w, x.to(tl.float64), sums, out_dtype=tl.float64)
+    at = parts + (share * K + k[:, None]) * F + f[None, :]
+    tl.store(at, sums, mask=(k[:, None] < K) & (f[None, :] < F))
 
 
 @triton.jit
@@ -140,7 +150,7 @@ def components(
     slot = tl.load(whole + SLOT)
     step = tl.load(state + STEP)
     led = tl.zeros([KP, BT], dtype=tl.float64)
-    for share in range(0, shares):
+    for share in tl.range(0, shares, loop_unroll_factor=8):
         led += tl.load(B_parts + share * K * F + at, mask=inside, other=0.0)
     best = tl.load(H + slot * K * F + at, mask=inside, other=0.0)
     V = best
