@@ -112,23 +112,23 @@ def column_products(
     k = tl.arange(0, KM)
     r = tl.arange(0, BR)
     sums = tl.zeros([KM, BC], dtype=tl.float64)
-    mine = (n_tiles - share + shares - 1) // shares
-    for step in tl.range(0, mine * (BM // BR), num_stages=STAGES):
-        tile = n_tiles - 1 - (share + step // (BM // BR) * shares)
-        start = step % (BM // BR) * BR
-        X = tl.multiple_of(tl.load(tiles + tile).to(tl.pointer_type(DTYPE)), 16) + start * F
-        row = tile * BM + start + r
-        x = tl.load(
-            X + r[:, None] * F + f[None, :],
-            mask=(row[:, None] < N) & (f[None, :] < F),
-            other=0.0,
-        )
-        w = tl.load(
-            lead_Wt + k[:, None] * N + row[None, :],
-            mask=(k[:, None] < K) & (row[None, :] < N),
-            other=0.0,
-        )
-        sums = tl.dot(w, x.to(tl.float64), sums, out_dtype=tl.float64)
+    for unit in range(share, n_tiles, shares):
+        tile = n_tiles - 1 - unit
+        X = tl.multiple_of(tl.load(tiles + tile).to(tl.pointer_type(DTYPE)), 16)
+        # Loads are under way ahead of their use where addresses are known before: within a tile.
+        for start in tl.range(0, BM, BR, num_stages=STAGES):
+            row = tile * BM + start + r
+            x = tl.load(
+                X + (start + r)[:, None] * F + f[None, :],
+                mask=(row[:, None] < N) & (f[None, :] < F),
+                other=0.0,
+            )
+            w = tl.load(
+                lead_Wt + k[:, None] * N + row[None, :],
+                mask=(k[:, None] < K) & (row[None, :] < N),
+                other=0.0,
+            )
+            sums = tl.dot(w, x.to(tl.float64), sums, out_dtype=tl.float64)
     at = parts + (share * K + k[:, None]) * F + f[None, :]
     tl.store(at, sums, mask=(k[:, None] < K) & (f[None, :] < F))
 
