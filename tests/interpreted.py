@@ -3,15 +3,18 @@
 It must be chosen before triton is imported: the tests run this in a process of its own.
 """
 
+import gc
 import os
 import sys
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 import numpy as np
 import torch
+from triton.runtime import interpreter
 
-from bluesky_cmf.nmf import blocks, factors, kernels, sweeps
+from bluesky_cmf.nmf import blocks, factors, kernels, pinned, sweeps
 from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
 from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers
@@ -24,6 +27,49 @@ from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.updates import coordinate_descent as reference
 
 CPU = torch.device("cpu")
+
+
+class Guarded:
+    """What the interpreter reads and writes with, after a look at where: a device does not look."""
+
+    def __init__(self, memory: Any) -> None:
+        self._memory, self._known = memory, np.zeros((0, 2), np.uint64)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._memory, name)
+
+    def load(self, places: np.ndarray, mask: np.ndarray, other: np.ndarray, kind: Any) -> Any:
+        self._check(places, mask, np.dtype(kind).itemsize)
+        return self._memory.load(places, mask, other, kind)
+
+    def store(self, places: np.ndarray, values: np.ndarray, mask: np.ndarray) -> Any:
+        self._check(places, mask, values.dtype.itemsize)
+        return self._memory.store(places, values, mask)
+
+    def _check(self, places: np.ndarray, mask: np.ndarray, size: int) -> None:
+        wanted = np.asarray(places, np.uint64)[np.asarray(mask, bool)].ravel()
+        if not self._holds(wanted, size):
+            # Tensors may have come since.
+            objects = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+            found = [tensor.untyped_storage() for tensor in objects]
+            spans = {(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in found if s.nbytes()}
+            self._known = np.array(sorted(spans), np.uint64)
+            assert self._holds(wanted, size), "a kernel reads or writes what belongs to nobody"
+
+    def _holds(self, places: np.ndarray, size: int) -> bool:
+        if not len(places):
+            return True
+        if not len(self._known):
+            return False
+        number = np.searchsorted(self._known[:, 0], places, side="right").astype(int) - 1
+        ends = self._known[np.maximum(number, 0), 1]
+        return bool(((number >= 0) & (places + np.uint64(size) <= ends)).all())
+
+
+interpreter._interpreter = Guarded(interpreter._interpreter)
+# One by one, so that what lies beyond one of them belongs to nobody.
+pinned._SUPPLY = 1
+
 generator = torch.Generator().manual_seed(0)
 
 

@@ -20,7 +20,7 @@ __all__ = ["DeviceSweeps", "sweeps_on_device"]
 #: Most components for which a thread holds what it needs.
 _MOST = 32
 #: Rows and points that a program loads at a time for WᵀX.
-_ROWS, _COLUMNS = 32, 64
+_ROWS, _COLUMNS = 16, 128
 #: Points of the components that one program descends on.
 _PIECE = 128
 #: Sweeps after which it pays to record one.

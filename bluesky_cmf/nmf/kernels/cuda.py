@@ -23,13 +23,13 @@ __all__ = [
 ]
 
 #: Rows and points that a program loads at a time for XHᵀ, and points that it goes over.
-ROWS, POINTS, SLAB = 64, 32, 512
+ROWS, POINTS, SLAB = 64, 32, 2048
 #: Rows and points that one loads at a time for WᵀX.
 SOME_ROWS, COLUMNS = 16, 128
 #: Loads under way at a time, for both.
 STAGES, COLUMN_STAGES = 4, 4
 #: Programs that a processor has room for.
-PROGRAMS = 4
+PROGRAMS = 3
 
 
 @triton.jit

@@ -37,17 +37,18 @@ def _take(
         k = tl.arange(0, KP)
         rows = tl.load(table + WINDOW_ROWS).to(tl.pointer_type(DTYPE)) + program * F
         blocks = tl.load(table + BLOCKS).to(tl.pointer_type(tl.float64))
-        w = tl.load(blocks + (tl.load(table + FIRST) + program) * K + k, mask=k < K, other=0.0)
+        # The new row, which comes last, has none yet, and no place in this block.
+        known = tl.load(table + FIRST) + program
+        w = tl.load(blocks + known * K + k, mask=(k < K) & (program + k * 0 < window), other=0.0)
         if program == window:
             rows = tl.load(table + SENT_ROW).to(tl.pointer_type(DTYPE))
-            w = tl.zeros([KP], dtype=tl.float64)
             norm = tl.load(table + NORM).to(tl.float64, bitcast=True)
             tl.store(tl.load(table + NEW_NORM).to(tl.pointer_type(tl.float64)), norm)
             tl.store(norms + program, norm)
             tl.store(half_norm, tl.load(table + HALF_NORM).to(tl.float64, bitcast=True))
         else:
-            known = tl.load(table + WINDOW_NORMS).to(tl.pointer_type(tl.float64))
-            tl.store(norms + program, tl.load(known + program))
+            norm_table = tl.load(table + WINDOW_NORMS).to(tl.pointer_type(tl.float64))
+            tl.store(norms + program, tl.load(norm_table + program))
         tl.store(Wt + k * (window + 1) + program, w, mask=k < K)
         for first in range(0, F, COPIED):
             f = first + i
