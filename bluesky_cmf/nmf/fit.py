@@ -65,6 +65,8 @@ class Fit:
     #: Multiply-adds (N F K, times sweeps) that a jump may add to an event; none where sweeps take
     #: more than a few milliseconds.
     jump_work = 0
+    #: Relative decrease over 20 sweeps that ends a converged refit: less where sweeps are cheap.
+    tol = TOL
     #: Draws of rows among the starts: beside events and at first, and where there is time.
     few_draws = draws = 4
     #: Multiply-adds of one step of a search that goes with an event, and of one in idle time,
@@ -221,9 +223,9 @@ class Fit:
         starts = self.starts(self.X, H, draws=draws)
         trials = (self.begin(start) for start in starts if start is not None)
         finalists = self.finalists(trials, self.trial_sweeps)
-        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in finalists]
+        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=self.tol) for trial in finalists]
         best = min(ends, key=lambda end: end.objective)
-        own = self.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=TOL)
+        own = self.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=self.tol)
         if own.objective < (1 - MARGIN) * best.objective:
             best = own
         self.take(self.challenger(best.H), anyway=True)

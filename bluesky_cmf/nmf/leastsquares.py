@@ -40,8 +40,9 @@ class LeastSquares(Fit):
     draws, jump_work = 24, 40_000_000
     step_work, idle_step_work, portion = 1_200_000, 6_000_000, 4
 
-    #: Older rows that an event on a device solves anew, and events between two looks at it.
-    _window, _look_every = 64, 64
+    #: Older rows that an event on a device solves anew, events from one look at it to the next, and
+    #: from one step of a search to the next: with a look each.
+    _window, _look_every, _step_every = 64, 64, 3
 
     def __init__(
         self, X: Blocks, H: torch.Tensor, rules: Rules, *, seed: int, held: Rows | None = None
@@ -51,8 +52,8 @@ class LeastSquares(Fit):
         self._by_graph = self._shaped = False
         if uses_graphs(X.device):
             self.step_work, self.idle_step_work, self.portion = _DEVICE_WORK, _DEVICE_WORK, 1
-            # To record sweeps takes longer than they do.
-            self.jump_work = 0
+            # What comes before sweeps takes longer than they do.
+            self.jump_work, self.tol = 0, _COMPRESSED_TOL
 
     @property
     def growth(self) -> float:
@@ -77,8 +78,9 @@ class LeastSquares(Fit):
         start = start if start + window <= n else 0
         self._cursor = start + window
         self._graphed(start)
-        # A look waits for the device.
-        if (self.search.alarm.on or n % self._look_every == 0) and self._searches(n):
+        # A look waits for the device, and so does a step of a search.
+        every = self._step_every if self.search.alarm.on else self._look_every
+        if n % every == 0 and self._searches(n):
             if self.search.due(self.factors.unexplained(n, n + 1)):
                 self.search.step()
             self._by_graph = self._graphed.factors is self.factors
