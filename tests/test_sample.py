@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bluesky_cmf.nmf import sample
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.compressed import Compressed
 from bluesky_cmf.nmf.leastsquares import LeastSquares
@@ -11,10 +12,14 @@ from bluesky_cmf.nmf.sample import choose_rows
 from bluesky_cmf.nmf.steps import finished
 
 
+@pytest.mark.parametrize("at_once", [48, 10_000])
 @pytest.mark.parametrize(("n", "count", "n_worst"), [(1000, 64, 32), (1000, 64, 0), (70, 64, 8)])
-def test_chosen_rows_stand_for_all(n: int, count: int, n_worst: int) -> None:
+def test_chosen_rows_stand_for_all(
+    n: int, count: int, n_worst: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "_AT_ONCE", at_once)
     left = torch.rand(n, generator=torch.Generator().manual_seed(n))
-    rows, weights = choose_rows(left, count, n_worst)
+    rows, weights = finished(choose_rows(lambda start, stop: left[start:stop], n, count, n_worst))
 
     assert len(rows) == len(rows.unique()) == count
     assert (rows.diff() > 0).all()
@@ -30,7 +35,8 @@ def test_chosen_rows_stand_for_all(n: int, count: int, n_worst: int) -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 40])
 def test_few_rows_are_all_chosen_and_stand_for_themselves(n: int) -> None:
-    rows, weights = choose_rows(torch.rand(n), 64, 32)
+    left = torch.rand(n)
+    rows, weights = finished(choose_rows(lambda start, stop: left[start:stop], n, 64, 32))
 
     assert rows.tolist() == list(range(n))
     assert weights.tolist() == [1.0] * n
@@ -46,10 +52,10 @@ def test_a_row_that_counts_several_times_is_as_if_it_were_there_several_times(
     times = torch.randint(1, 5, (n,), generator=random)
     fit = LeastSquares(_blocks(X), H, Rules((1, 2)), seed=0)
     fit.follow()
-    sample = finished(fit.some(torch.arange(n), work=lambda: 10**6))
-    assert isinstance(sample, Compressed) == (n_features == 700)
+    rows = finished(fit.some(torch.arange(n), work=lambda: 10**6))
+    assert isinstance(rows, Compressed) == (n_features == 700)
     H = fit.factors.H
-    weighted = fit.sweeps(fit.weighted(sample, times.double()), H, held=None)
+    weighted = fit.sweeps(fit.weighted(rows, times.double()), H, held=None)
     repeated = fit.sweeps(_blocks(X.repeat_interleave(times, 0)), H, held=None)
 
     assert weighted.curve[0] == pytest.approx(repeated.curve[0], rel=1e-6)

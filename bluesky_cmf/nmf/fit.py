@@ -256,6 +256,13 @@ class Fit:
         """Begin a descent over all rows."""
         return self.sweeps(self.X, H, W=W, held=self.held)
 
+    def begun(
+        self, X: Data, H: torch.Tensor, *, held: Rows | None
+    ) -> Generator[None, None, Sweeps]:
+        """Begin a descent over some rows, in small steps."""
+        yield from ()
+        return self.sweeps(X, H, held=held)
+
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Give some rows, by number, as sweeps see them, in steps of ``work`` multiply-adds."""
         sample = blocks_on(self.X.n_features, dtype=self.X.dtype, device=self.X.device)
@@ -282,17 +289,20 @@ class Fit:
         some.replace(self.held.tensor()[rows])
         return some
 
+    def matched(self, H: torch.Tensor) -> torch.Tensor:
+        """Give other components with the free ones in the order of those that stand."""
+        return H[match_components(H, self.factors.H, self.rules.interchangeable)]
+
     def new_challenger(self, H: torch.Tensor) -> Factorization:
-        """Begin factors from other components, with no rows yet.
+        """Begin factors from other components, with no rows yet."""
+        return self._factors(self.X, H, self.held)
+
+    def challenger(self, H: torch.Tensor) -> Factorization:
+        """Give factors with other components, and weights for all rows.
 
         The free components get the names that they had.
         """
-        matched = match_components(H, self.factors.H, self.rules.interchangeable)
-        return self._factors(self.X, H[matched], self.held)
-
-    def challenger(self, H: torch.Tensor) -> Factorization:
-        """Give factors with other components, and weights for all rows."""
-        challenger = self.new_challenger(H)
+        challenger = self.new_challenger(self.matched(H))
         challenger.follow()
         return challenger
 

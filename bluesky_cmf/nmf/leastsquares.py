@@ -19,7 +19,7 @@ from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
 from .search import FINALISTS
-from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps
+from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps, first_weights
 
 __all__ = ["LeastSquares"]
 
@@ -125,6 +125,18 @@ class LeastSquares(Fit):
         # Only what is extrapolable is ever compressed.
         products = self._shared(X)
         return Alternation(Factors(cast(Blocks, X), H, self.rules, held=held, products=products))
+
+    def begun(
+        self, X: Data, H: torch.Tensor, *, held: Rows | None
+    ) -> Generator[None, None, Sweeps]:
+        """Begin a descent over some rows, in small steps."""
+        if not self.rules.extrapolable:
+            return self.sweeps(X, H, held=held)
+        C = X.times(H)
+        yield None
+        W = first_weights(X.device, C, H, self.rules)
+        yield None
+        return Extrapolation(X, H, self.rules, W=W, C=C)
 
     def _shared(self, X: Data) -> HeldProducts | None:
         """Give what factors that start elsewhere share with those that stand: what is held."""

@@ -1,5 +1,6 @@
 """Some rows that stand for all: those that are explained worst, and others at even distances."""
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,9 @@ from .rows import Rows
 from .sweeps import Data
 
 __all__ = ["Sample", "choose_rows"]
+
+#: Rows that are looked at in one step.
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,17 @@ class Sample:
     held: Rows | None
 
 
-def choose_rows(left: torch.Tensor, count: int, n_worst: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Choose rows, and tell how many each of them stands for.
+def choose_rows(
+    left: Callable[[int, int], torch.Tensor], n: int, count: int, n_worst: int
+) -> Generator[None, None, tuple[torch.Tensor, torch.Tensor]]:
+    """Choose some of ``n`` rows, and tell how many each of them stands for, in steps.
 
     Parameters
     ----------
-    left : Tensor (N,)
-        How much of each row is left unexplained.
+    left : callable
+        Gives how much of the rows from one number to another is left unexplained.
+    n : int
+        How many rows there are.
     count : int
         How many to choose, where there are more.
     n_worst : int
@@ -53,13 +61,21 @@ def choose_rows(left: torch.Tensor, count: int, n_worst: int) -> tuple[torch.Ten
         that are explained worst stand for themselves, those at even distances among the others
         for all of these.
     """
-    n = len(left)
-    worst = left.topk(min(n, n_worst)).indices.cpu()
-    alone = torch.zeros(n, dtype=torch.bool)
-    alone[worst] = True
-    others = (~alone).nonzero()[:, 0]
-    places = torch.linspace(0, len(others) - 1, min(len(others), count - len(worst)))
-    rows = torch.cat([worst, others[places.long()]]).sort().values
-    weights = torch.ones(len(rows), dtype=torch.float64)
-    weights[~alone[rows]] = len(others) / max(1, len(places))
-    return rows, weights
+    numbers, values = torch.zeros(0, dtype=torch.long), torch.zeros(0)
+    for start in range(0, n if n_worst else 0, _AT_ONCE):
+        some = left(start, min(n, start + _AT_ONCE))
+        found = some.topk(min(len(some), n_worst))
+        most = torch.cat([values.to(some), found.values])
+        which = torch.cat([numbers.to(some.device), start + found.indices])
+        values, kept = most.topk(min(len(most), n_worst))
+        numbers = which[kept]
+        yield None
+    worst = numbers.sort().values.cpu()
+    n_others = n - len(worst)
+    ranks = torch.linspace(0, n_others - 1, min(n_others, count - len(worst))).long()
+    # The row with so many others before it: those that are explained worst come in between.
+    before = torch.searchsorted(worst - torch.arange(len(worst)), ranks, right=True)
+    rows, order = torch.cat([worst, ranks + before]).sort()
+    alone = torch.ones(len(worst), dtype=torch.float64)
+    shared = torch.full((len(ranks),), n_others / max(1, len(ranks)), dtype=torch.float64)
+    return rows, torch.cat([alone, shared])[order]

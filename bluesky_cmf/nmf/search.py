@@ -200,7 +200,8 @@ class Search:
         for start in fit.starts(sample.data, fit.factors.H, draws=fit.few_draws):
             yield None
             if start is not None:
-                trials.append(fit.sweeps(sample.fair, start, held=sample.held))
+                trial = yield from fit.begun(sample.fair, start, held=sample.held)
+                trials.append(trial)
                 yield None
                 yield from _sweep_on(trials[-1], third)
         for count in (FINALISTS, 1):
@@ -228,8 +229,12 @@ class Search:
     def _sample(self, n: int, *, n_worst: int) -> Generator[None, None, Sample]:
         """Choose some of ``n`` rows, so many for what is left of them, and copy them."""
         fit = self._fit
-        left = relative(fit.factors.squared.tensor(0, n)[:, 0], fit.X.norms[:n])
-        rows, weights = choose_rows(left, fit.sample, n_worst)
+        factors, norms = fit.factors, fit.X.norms
+
+        def left(start: int, stop: int) -> torch.Tensor:
+            return relative(factors.squared.tensor(start, stop)[:, 0], norms[start:stop])
+
+        rows, weights = yield from choose_rows(left, n, fit.sample, n_worst)
         yield None
         data = yield from fit.some(rows, work=lambda: self._step_work)
         weighed = fit.weighs_rows and len(rows) < n
@@ -245,17 +250,19 @@ class Search:
         more than their number: ``emphatic``. What fits all rows best is found where each counts
         for what it stands for: ``fair``. Of both, the better end is taken.
         """
-        fit, ends = self._fit, []
+        fit, ends = self._fit, list[Sweeps]()
         if emphatic:
-            ends.append(fit.sweeps(sample.data, fit.factors.H, held=sample.held))
+            end = yield from fit.begun(sample.data, fit.factors.H, held=sample.held)
+            ends.append(end)
             yield None
             yield from _sweep_on(ends[-1], fit.trial_sweeps)
             if sample.fair is not sample.data:
-                ends[-1] = fit.sweeps(sample.fair, ends[-1].H, held=sample.held)
+                ends[-1] = yield from fit.begun(sample.fair, ends[-1].H, held=sample.held)
                 yield None
                 yield from _sweep_on(ends[-1], max(1, fit.trial_sweeps // 3))
         if fair:
-            ends.append(fit.sweeps(sample.fair, fit.factors.H, held=sample.held))
+            end = yield from fit.begun(sample.fair, fit.factors.H, held=sample.held)
+            ends.append(end)
             yield None
             yield from _sweep_on(ends[-1], fit.trial_sweeps)
         return min(ends, key=lambda end: end.curve[-1])
@@ -263,7 +270,9 @@ class Search:
     def _challenge(self, H: torch.Tensor) -> Generator[Factorization | None, None, bool]:
         """Hold components against the fit that stands, on all the data; tell whether they won."""
         fit = self._fit
-        challenger = fit.new_challenger(H)
+        matched = fit.matched(H)
+        yield None
+        challenger = fit.new_challenger(matched)
         yield None
         known = len(fit.factors)
         while True:

@@ -5,8 +5,9 @@ from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
+from .rules import Rules
 from .steps import finished
-from .sweeps import Data, exact_weights, squared_residuals
+from .sweeps import Data, first_weights, squared_residuals
 
 __all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
 
@@ -14,6 +15,8 @@ __all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst",
 CHOSEN = 3
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
+#: Nothing is asked of the weights that tell how much is explained.
+_PLAIN = Rules(())
 
 
 def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool) -> torch.Tensor:
@@ -41,11 +44,14 @@ def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
 def _seeded_by_steps(
     X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool
 ) -> Generator[None, None, torch.Tensor]:
-    """Do what `seed_worst` does, component by component."""
+    """Do what `seed_worst` does, in three steps for each component."""
     H = H.clone()
     H[list(empty)] = 0
     for k in empty:
-        W, C = exact_weights(X, H)
+        C = X.times(H)
+        yield None
+        W = first_weights(X.device, C, H, _PLAIN)
+        yield None
         worst = worst_of(squared_residuals(X, W, H, C), X.norms)
         if worst is None:
             break

@@ -26,6 +26,7 @@ __all__ = [
     "Pace",
     "Sweeps",
     "exact_weights",
+    "first_weights",
     "squared_residuals",
 ]
 
@@ -114,6 +115,14 @@ def exact_weights(X: Data, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
     """Solve for the weights of all rows of X, given H (K, F); give them and XHᵀ, both (N, K)."""
     C = X.times(H)
     return _solve(X.device, C, H @ H.T), C
+
+
+def first_weights(
+    device: torch.device, C: torch.Tensor, H: torch.Tensor, rules: Rules
+) -> torch.Tensor:
+    """Solve for the weights that a descent starts from, (N, K), given C = XHᵀ."""
+    G = H @ H.T + rules.l2 * torch.eye(len(H), dtype=H.dtype, device=H.device)
+    return _solve(device, C - rules.l1, G)
 
 
 def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
@@ -243,8 +252,8 @@ class Extrapolation(Sweeps):
         Where to start.
     rules : Rules
         What is asked of the factors.
-    W : Tensor (N, K), optional
-        Weights to start from; None are the exact ones.
+    W, C : Tensor (N, K), optional
+        Weights to start from, by default the exact ones; and XHᵀ.
 
     Attributes
     ----------
@@ -255,13 +264,18 @@ class Extrapolation(Sweeps):
     """
 
     def __init__(
-        self, X: Data, H: torch.Tensor, rules: Rules, *, W: torch.Tensor | None = None
+        self,
+        X: Data,
+        H: torch.Tensor,
+        rules: Rules,
+        *,
+        W: torch.Tensor | None = None,
+        C: torch.Tensor | None = None,
     ) -> None:
         self.X, self.rules, self.H = X, rules, H.clone()
-        self._C = X.times(self.H)
+        self._C = X.times(self.H) if C is None else C
         if W is None:
-            G = self.H @ self.H.T + rules.l2 * torch.eye(len(H), dtype=H.dtype, device=H.device)
-            W = _solve(X.device, self._C - rules.l1, G)
+            W = first_weights(X.device, self._C, self.H, rules)
         # Rows of Wᵀ are worked on one after the other, as those of H.
         self.Wt = W.T.clone(memory_format=torch.contiguous_format)
         self._ahead_Wt, self._ahead_H = self.Wt.clone(), self.H.clone()
