@@ -37,7 +37,7 @@ def compile_in_place(kernel: JITFunction, grid: Any) -> Any:
         for place, (name, value) in enumerate(given.items()):
             is_tensor = isinstance(value, torch.Tensor)
             signature[name] = TYPES[value.dtype] if is_tensor else "i32"
-            if is_tensor or value % 16 == 0:
+            if is_tensor or (name not in kernel.do_not_specialize and value % 16 == 0):
                 attributes[(place,)] = [["tt.divisibility", 16]]
         assert list(signature.keys() - set(kernel.arg_names)) == []
         assert len(signature) == len(kernel.arg_names), kernel.__name__

@@ -84,19 +84,21 @@ class DeviceSweeps:
         self._state = torch.tensor(numbers, **options)
         self._whole = torch.zeros(4, **flags)
         # Two slots: one has the best factors, the other takes what comes next.
-        self._H, self._Wt = torch.stack([H, H]), torch.stack([Wt, Wt])
+        self._n_tiles = -(-N // TILE)
+        # Whole tiles, so that where rows begin fits what is loaded at once.
+        padded = torch.nn.functional.pad(Wt, (0, self._n_tiles * TILE - N))
+        self._H, self._Wt = torch.stack([H, H]), torch.stack([padded, padded])
         B, G = X.transposed_times(Wt.T), H @ H.T
         self._B, self._G = torch.stack([B, B]), torch.stack([G, G])
-        self._lead_H, self._lead_Wt, self._ahead_G = H.clone(), Wt.clone(), G.clone()
+        self._lead_H, self._lead_Wt, self._ahead_G = H.clone(), padded.clone(), G.clone()
         self._every, self._free = torch.ones(K, **flags), torch.zeros(K, **flags)
         self._free[list(rules.free)] = 1
-        self._n_tiles = -(-N // TILE)
         self._tiles = X.tiles(self._n_tiles)
         self._slabs = -(-F // cuda.SLAB)
         self._columns, self._pieces = -(-F // _COLUMNS), -(-F // _PIECE)
         self._shares = min(self._n_tiles, cuda.shares(H.device, self._columns))
         sums = 2 * K * K + 1
-        self._C_parts = torch.empty(self._slabs, K, N, **options)
+        self._C_parts = torch.empty(self._slabs, K, self._n_tiles * TILE, **options)
         self._B_parts = torch.empty(self._shares, K, F, **options)
         self._grams = torch.empty(self._n_tiles, sums, **options)
         self._A = torch.empty(sums, **options)
@@ -120,7 +122,7 @@ class DeviceSweeps:
                 self._step()
             values += self._curve[:some].tolist()
         slot = int(self._whole[self._kernels.SLOT.value])
-        self.H, self.Wt = self._H[slot].clone(), self._Wt[slot].clone()
+        self.H, self.Wt = self._H[slot].clone(), self._Wt[slot][:, : self._sizes[0]].clone()
         return values
 
     def _step(self) -> None:
@@ -140,24 +142,27 @@ class DeviceSweeps:
     def launches(self) -> dict[str, Callable[[], None]]:
         """Give what a sweep launches, by name and in order."""
         cuda, kernels, (N, F) = self._triton, self._kernels, self._sizes
+        room = self._n_tiles * TILE
         dtype = cuda.triton_dtype(self._X.dtype)
 
         def row_products() -> None:
             kernels.row_products[(self._n_tiles * self._slabs,)](
-                self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, F, self._slabs,
-                cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS, STAGES=cuda.STAGES,
+                self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, room, F,
+                self._slabs, cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS,
+                STAGES=cuda.STAGES,
             )  # fmt: skip
 
         def weights() -> None:
             kernels.weights[(self._n_tiles,)](
                 self._Wt, self._lead_Wt, self._ahead_G, self._every, self._C_parts, self._grams,
-                self._A, self._came, self._state, self._whole, N, self._slabs, self._passes[0],
-                **self._K, BM=TILE, KQ=self._squares[1], BP=16, num_warps=TILE // 32,
+                self._A, self._came, self._state, self._whole, N, room, self._slabs,
+                self._passes[0], **self._K, BM=TILE, KQ=self._squares[1], BP=16,
+                num_warps=TILE // 32,
             )  # fmt: skip
 
         def column_products() -> None:
             kernels.column_products[(self._shares * self._columns,)](
-                self._tiles, self._lead_Wt, self._B_parts, N, F, self._columns, self._shares,
+                self._tiles, self._lead_Wt, self._B_parts, N, room, F, self._columns, self._shares,
                 self._n_tiles, DTYPE=dtype, K=len(self._every), KM=max(16, self._K["KP"]), BM=TILE,
                 BR=_ROWS, BC=_COLUMNS, STAGES=cuda.COLUMN_STAGES,
             )  # fmt: skip

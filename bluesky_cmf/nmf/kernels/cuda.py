@@ -83,7 +83,7 @@ def gather_columns(
     return sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def _times(
     X, H, C, M, F, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BF: tl.constexpr,
     STAGES: tl.constexpr,
@@ -96,7 +96,7 @@ def _times(
     tl.store(C + m[:, None] * K + k[None, :], sums, mask=(m[:, None] < M) & (k[None, :] < K))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "share"])
 def _transposed_times(
     X, W, parts, M, F, share, K: tl.constexpr, KP: tl.constexpr, BR: tl.constexpr,
     BC: tl.constexpr, STAGES: tl.constexpr,

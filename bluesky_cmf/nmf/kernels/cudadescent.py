@@ -1,7 +1,8 @@
 """Coordinate descent on many small problems, for CUDA, in triton.
 
 A thread has one problem, or a few, with all of their K numbers: no word passes between threads.
-The twin on the CPU is `updates.coordinate_descent`.
+The twin on the CPU is `updates.coordinate_descent`. Here and elsewhere, numbers that change
+while rows arrive are not compiled in: an event would wait for that.
 """
 
 import torch
@@ -78,7 +79,7 @@ def descend(V, C, G, l2, free, passes, K: tl.constexpr, KP: tl.constexpr):
     return V
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "passes"])
 def _descend_all(V, G, C, free, M, passes, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr):
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     k = tl.arange(0, KP)

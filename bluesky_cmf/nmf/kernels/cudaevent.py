@@ -99,7 +99,7 @@ def _put(
             tl.store(place.to(tl.pointer_type(tl.float64)), tl.load(objective))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "last", "passes"])
 def _settle(
     C, Wt, change, norms, squared, G, A, every, first, last, M, passes, K: tl.constexpr,
     KP: tl.constexpr, BM: tl.constexpr,

@@ -1,7 +1,8 @@
 """Extrapolated sweeps for CUDA, in triton: four launches, two looks at the data, no host.
 
 What the host would decide is decided by the program that comes last. Numbers that sweeps go by are
-in two tables: ``state`` of float64 and ``whole`` of int32, by the names below.
+in two tables: ``state`` of float64 and ``whole`` of int32, by the names below. Tables of weights
+have room for S rows, a multiple of 16.
 """
 
 import triton
@@ -28,12 +29,12 @@ def _store_gram(V, out, K: tl.constexpr, KP: tl.constexpr):
     tl.store(at, gram, mask=(k[:, None] < K) & (k[None, :] < K))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "slabs"])
 def row_products(
-    tiles, H, lead_H, parts, whole, N, F, slabs, slab, DTYPE: tl.constexpr, K: tl.constexpr,
+    tiles, H, lead_H, parts, whole, N, S, F, slabs, slab, DTYPE: tl.constexpr, K: tl.constexpr,
     KP: tl.constexpr, BM: tl.constexpr, BF: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Leave parts of XHᵀ of the components that lead, (slabs, K, N): the first look at the data."""
+    """Leave parts of XHᵀ of the components that lead, (slabs, K, S): the first look at the data."""
     tile = tl.program_id(0) // slabs
     part = tl.program_id(0) % slabs
     k = tl.arange(0, KP)
@@ -48,14 +49,14 @@ def row_products(
     first = part * slab
     last = tl.minimum(first + slab, F)
     sums = gather_rows(X, there, ahead, first, last, F, K, KP, BM, BF, STAGES)
-    at = parts + (part * K + k[None, :]) * N + (tile * BM + m[:, None])
+    at = parts + (part * K + k[None, :]) * S + (tile * BM + m[:, None])
     tl.store(at, sums, mask=there[:, None] & (k[None, :] < K))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "slabs", "passes"])
 def weights(
-    Wt, lead_Wt, G, every, parts, grams, A, came, state, whole, N, slabs, passes, K: tl.constexpr,
-    KP: tl.constexpr, BM: tl.constexpr, KQ: tl.constexpr, BP: tl.constexpr,
+    Wt, lead_Wt, G, every, parts, grams, A, came, state, whole, N, S, slabs, passes,
+    K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, KQ: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     """Solve for the weights, given parts of XHᵀ, and lead on.
 
@@ -66,17 +67,17 @@ def weights(
     # The zero keeps compilers from giving a thread neighbouring rows in place of all of one.
     row = tl.program_id(0) * BM + tl.load(whole + ZERO) + tl.arange(0, BM)
     inside = (k[:, None] < K) & (row[None, :] < N)
-    at = k[:, None] * N + row[None, :]
+    at = k[:, None] * S + row[None, :]
     C = tl.zeros([KP, BM], dtype=tl.float64) - tl.load(state + L1)
     for part in tl.range(0, slabs, loop_unroll_factor=8):
-        C += tl.load(parts + part * K * N + at, mask=inside, other=0.0)
-    best = tl.load(Wt + slot * K * N + at, mask=inside, other=0.0)
+        C += tl.load(parts + part * K * S + at, mask=inside, other=0.0)
+    best = tl.load(Wt + slot * K * S + at, mask=inside, other=0.0)
     V = best
     if tl.load(whole + GOOD) > 0:
         V = tl.load(lead_Wt + at, mask=inside, other=0.0)
     V = descend(V, C, G, tl.load(state + L2), every, passes, K, KP)
     lead = V + tl.load(state + STEP) * (V - best)
-    tl.store(Wt + (1 - slot) * K * N + at, V, mask=inside)
+    tl.store(Wt + (1 - slot) * K * S + at, V, mask=inside)
     tl.store(lead_Wt + at, lead, mask=inside)
     width = 2 * K * K + 1
     out = grams + tl.program_id(0) * width
@@ -98,9 +99,9 @@ def weights(
         tl.store(came, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "columns", "shares", "n_tiles"])
 def column_products(
-    tiles, lead_Wt, parts, N, F, columns, shares, n_tiles, DTYPE: tl.constexpr, K: tl.constexpr,
+    tiles, lead_Wt, parts, N, S, F, columns, shares, n_tiles, DTYPE: tl.constexpr, K: tl.constexpr,
     KM: tl.constexpr, BM: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Leave parts of WᵀX of the weights that lead, (shares, K, F): the second look at the data.
@@ -124,7 +125,7 @@ def column_products(
                 other=0.0,
             )
             w = tl.load(
-                lead_Wt + k[:, None] * N + row[None, :],
+                lead_Wt + k[:, None] * S + row[None, :],
                 mask=(k[:, None] < K) & (row[None, :] < N),
                 other=0.0,
             )
@@ -133,7 +134,7 @@ def column_products(
     tl.store(at, sums, mask=(k[:, None] < K) & (f[None, :] < F))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["shares", "passes"])
 def components(
     H, lead_H, B, G, ahead_G, free, A, B_parts, parts, came, state, whole, curve, F, shares,
     passes, K: tl.constexpr, KP: tl.constexpr, BT: tl.constexpr, KQ: tl.constexpr,
