@@ -8,17 +8,18 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 
-@pytest.mark.parametrize(
-    "check",
-    [
-        "coordinate_descent",
-        "products",
-        "rows_settled_in_one_launch",
-        "rows_solved_on_a_device",
-        "sweeps_decided_on_the_device",
-        "tables_of_an_event",
-    ],
-)
+CHECKS = [
+    "a_row_that_waits_is_there_for_whoever_reads",
+    "coordinate_descent",
+    "products",
+    "rows_settled_in_one_launch",
+    "rows_solved_on_a_device",
+    "sweeps_decided_on_the_device",
+    "tables_of_an_event",
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
 def test_a_kernel_is_what_its_twin_is(check: str) -> None:
     """Run by triton's interpreter, which needs no device."""
     run = subprocess.run(
@@ -38,3 +39,11 @@ def test_kernels_compile_as_they_are_called() -> None:
         *("_descend_all", "_put", "_settle", "_take", "_times", "_transposed_times"),
         *("column_products", "components", "row_products", "weights"),
     }
+
+
+def test_all_checks_are_run() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.interpreted"], capture_output=True, text=True
+    )
+
+    assert run.stdout.split() == CHECKS

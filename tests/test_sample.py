@@ -67,6 +67,22 @@ def test_a_row_that_counts_several_times_is_as_if_it_were_there_several_times(
         torch.testing.assert_close(weighted.H, repeated.H, rtol=1e-5, atol=1e-6)
 
 
+def test_a_descent_that_is_begun_in_steps_begins_where_the_fit_was() -> None:
+    """Events change the components in between."""
+    X = torch.rand(300, 700, generator=torch.Generator().manual_seed(2))
+    fit = LeastSquares(_blocks(X), X[:3].double(), Rules((1, 2)), seed=0)
+    fit.follow()
+    begun = fit.begun(fit.X, fit.factors.H, held=None)
+    was = fit.factors.H.clone()
+    next(begun)
+    fit.factors.descend(4)
+
+    state = finished(begun)
+    assert not torch.equal(fit.factors.H, was)
+    left = X.double() - state.weights @ was
+    assert state.curve[0] == pytest.approx(0.5 * float(left.square().sum()))
+
+
 def _blocks(X: torch.Tensor) -> Blocks:
     rows = Blocks(X.shape[1], dtype=torch.float32, device=torch.device("cpu"))
     rows.append(X)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,6 @@ class DeviceBlocks(Blocks):
 
     Attributes
     ----------
-    sent : Tensor (19 + F,) of int64, at most
-        On the device, what was told last, and the row that was sent with it.
     tiled : bool
         Whether all blocks are of whole tiles.
     """
@@ -34,12 +33,19 @@ class DeviceBlocks(Blocks):
     def __init__(self, n_features: int, *, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(n_features, dtype=dtype, device=device)
         self.tiled = True
-        self._ring = PinnedRing(WORDS, n_features, dtype=dtype, device=device)
-        self.sent = torch.zeros(self._ring.size, dtype=torch.int64, device=device)
         #: Where the row that waits is to go.
         self._waiting: torch.Tensor | None = None
         #: Rows whose norms the device has.
         self._n_norms = 0
+
+    @cached_property
+    def _ring(self) -> PinnedRing:
+        return PinnedRing(WORDS, self.n_features, dtype=self.dtype, device=self.device)
+
+    @cached_property
+    def sent(self) -> torch.Tensor:
+        """On the device, what was told last, and the row that was sent with it, in int64."""
+        return torch.zeros(self._ring.size, dtype=torch.int64, device=self.device)
 
     def append(self, rows: torch.Tensor | npt.NDArray[Any]) -> None:
         """Append rows, (M, F): a tensor anywhere, or an array of the dtype they are stored in."""
@@ -73,23 +79,22 @@ class DeviceBlocks(Blocks):
         step = self.n_features * self.dtype.itemsize
         return self._blocks[number].data_ptr() + (row - self._offsets[number]) * step
 
-    def norm_place(self, row: int) -> int:
-        """Tell where the norm of a row is, for somebody who writes that of the last row there."""
+    def promised_norms(self) -> int:
+        """Tell where the norms are, to somebody who will write that of the last row there."""
         if self._n_norms < self._length - 1:
             _ = self.norm_table
         self._n_norms = self._length
-        return self._norm_table.data_ptr() + 8 * row
+        return self._norm_table.data_ptr()
 
-    def tiles(self, count: int) -> torch.Tensor:
-        """Tell where tiles of the rows are in memory, (count,); those beyond the last are there."""
+    def tiles(self) -> torch.Tensor:
+        """Tell where tiles of the rows are in memory; the last of them may be filled in part."""
         self._flush()
         step = TILE * self.n_features * self.dtype.itemsize
         places = [
             block.data_ptr() + step * number
             for block in self._blocks
             for number in range(len(block) // TILE)
-        ][:count]
-        places += places[-1:] * (count - len(places))
+        ]
         return torch.tensor(places, dtype=torch.int64).to(self.device)
 
     @property

@@ -8,7 +8,7 @@ import torch
 
 from .blocks import TILE
 from .deviceblocks import DeviceBlocks
-from .kernels import device_products
+from .kernels import descends_on
 from .recording import recorded
 from .rules import Rules
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceSweeps", "sweeps_on_device"]
 
-#: Most components for which a thread holds what it needs.
-_MOST = 32
 #: Rows and points that a program loads at a time for WᵀX.
 _ROWS, _COLUMNS = 16, 128
 #: Points of the components that one program descends on.
@@ -31,9 +29,9 @@ _ROOM = 1024
 
 def sweeps_on_device(X: object, n_components: int) -> bool:
     """Whether there are kernels for sweeps over data."""
-    if not isinstance(X, DeviceBlocks) or n_components > _MOST:
+    if not isinstance(X, DeviceBlocks):
         return False
-    return device_products(X.device) is not None and X.tiled
+    return descends_on(X.device, n_components) is not None and X.tiled
 
 
 class DeviceSweeps:
@@ -93,7 +91,7 @@ class DeviceSweeps:
         self._lead_H, self._lead_Wt, self._ahead_G = H.clone(), padded.clone(), G.clone()
         self._every, self._free = torch.ones(K, **flags), torch.zeros(K, **flags)
         self._free[list(rules.free)] = 1
-        self._tiles = X.tiles(self._n_tiles)
+        self._tiles = X.tiles()
         self._slabs = -(-F // cuda.SLAB)
         self._columns, self._pieces = -(-F // _COLUMNS), -(-F // _PIECE)
         self._shares = min(self._n_tiles, cuda.shares(H.device, self._columns))
@@ -105,8 +103,7 @@ class DeviceSweeps:
         self._H_parts = torch.empty(self._pieces, sums + 1, **options)
         self._came = torch.zeros(1, **flags)
         self._curve = torch.empty(_ROOM, **options)
-        self._launches = self.launches()
-        self._done = 0
+        self._done, self._records = 0, True
         self._graph: torch.cuda.CUDAGraph | None = None
         self._K = {"K": K, "KP": cuda.padded(K)}
         # Kernels see powers of two.
@@ -127,16 +124,16 @@ class DeviceSweeps:
 
     def _step(self) -> None:
         self._done += 1
-        if self._graph is None and self._done > _RECORDED_AFTER:
+        if self._records and self._done > _RECORDED_AFTER:
             # All is compiled by now.
-            self._graph = recorded(self._launch, self._whole.device)
+            self._graph, self._records = recorded(self._launch, self._whole.device), False
         if self._graph is None:
             self._launch()
         else:
             self._graph.replay()
 
     def _launch(self) -> None:
-        for launch in self._launches.values():
+        for launch in self.launches().values():
             launch()
 
     def launches(self) -> dict[str, Callable[[], None]]:

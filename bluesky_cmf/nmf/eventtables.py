@@ -163,10 +163,11 @@ class DeviceTables:
             for table, supply in self._supplies
             for block in table.replaced(row, supply)
         ]
+        norms = X.promised_norms()
         words = (
             *(block.data_ptr() for block in self._blocks),
             *(X.place(start), X.where_sent(n), X.place(n)),
-            *(X.norm_place(start), X.norm_place(n)),
+            *(norms + 8 * start, norms + 8 * n),
             *(start % BLOCK_ROWS, n % BLOCK_ROWS),
             *(self.shapes.data_ptr(), self.objective.data_ptr()),
         )

@@ -11,7 +11,7 @@ from .blocks import Blocks, add_transposed_product, multiply
 from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
 from .heldproducts import HeldProducts
-from .kernels import device_products, kernels_for
+from .kernels import descends_on, kernels_for
 from .rows import Rows
 from .rules import Rules
 from .updates import coordinate_descent, solve_rows
@@ -63,6 +63,11 @@ class Factors(Factorization):
         self._W_sum = self._squared_sum = self.held_cross = 0.0
         self._free = np.array(rules.free, dtype=np.int64)
         self._kernels = kernels_for(X.device)
+        #: What descends on the weights of all rows at once, and on components, on a device.
+        self._descends = descends_on(X.device, K) if rules.extrapolable else None
+        if self._descends is not None:
+            self._flags = torch.zeros(K, dtype=torch.int32, device=X.device)
+            self._flags[list(rules.free)] = 1
         if self._kernels is not None:
             # As kernels take them: the same memory, for none of these is ever replaced.
             self._arrays = self.H.numpy(), self.G.numpy(), self.A.numpy(), self.B.numpy()
@@ -128,14 +133,18 @@ class Factors(Factorization):
         self._W_sum, self._squared_sum, self.held_cross = [*masters["value"].tolist(), 0.0][:3]
 
     def resolve(self, start: int, stop: int) -> None:
-        """Solve for the weights of rows anew, exactly, given H."""
+        """Solve for the weights of rows anew, given H: exactly, or until nothing moves any more."""
         if self._kernels is not None:
             for first, last, rows in self.X.arrays(start, stop):
                 for begin, end in self.W.spans(first, last):
                     self._resolve_fused(rows[begin - first : end - first], begin, end)
             return
         for first, piece in self.X.pieces(start, stop):
-            self._resolve(piece, first, first + len(piece))
+            last = first + len(piece)
+            # What solves exactly takes room for each row; on a device launches are what takes time.
+            whole = self._descends is not None
+            for begin, end in [(first, last)] if whole else self.W.spans(first, last):
+                self._resolve(piece[begin - first : end - first], begin, end)
 
     def follow_one(self, passes: int) -> bool:
         """Take in one new row, descend, and solve for the row anew, where one kernel does all that.
@@ -201,11 +210,8 @@ class Factors(Factorization):
             self._kernels.descend_components(H, A, B, rules.l1, rules.l2, self._free, passes, G)
             return
         gram = self.A + rules.l2 * torch.eye(len(self.A), dtype=self.A.dtype, device=self.A.device)
-        products = device_products(self.X.device)
-        if products is not None:
-            flags = torch.zeros(len(gram), dtype=torch.int32, device=gram.device)
-            flags[list(rules.free)] = 1
-            products.coordinate_descent(self.H, gram, self.B - rules.l1, flags, passes)
+        if self._descends is not None:
+            self._descends.coordinate_descent(self.H, gram, self.B - rules.l1, self._flags, passes)
         else:
             self.H[:] = coordinate_descent(
                 self.H, gram, self.B - rules.l1, free=rules.free, passes=passes
@@ -272,13 +278,13 @@ class Factors(Factorization):
 
     def _solved(self, W: torch.Tensor, C: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Solve for the weights of some rows, from XHᵀ and from what they were, all (M, K)."""
-        rules, products = self.rules, device_products(self.X.device)
-        if products is not None and rules.extrapolable:
+        rules = self.rules
+        if self._descends is not None:
             # Exact solutions are found by exchanges that the host decides on.
             G = self.G + rules.l2 * torch.eye(len(self.G), dtype=W.dtype, device=W.device)
             every = torch.ones(len(G), dtype=torch.int32, device=W.device)
             Wt = W.T.clone(memory_format=torch.contiguous_format)
-            products.coordinate_descent(Wt, G, C.T - rules.l1, every, _PASSES)
+            self._descends.coordinate_descent(Wt, G, C.T - rules.l1, every, _PASSES)
             return Wt.T
         held = None if self.held is None else self.held.tensor(start, stop)
         return solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)

@@ -6,7 +6,7 @@ import torch
 
 from .eventtables import EventBuffers, Tables, tables_for
 from .factors import Factors
-from .recording import CPU, Recording, descent_for
+from .recording import Recording, descent_for, reference
 
 __all__ = ["GraphedEvent", "settle"]
 
@@ -28,8 +28,8 @@ class GraphedEvent:
         negative, and there is no penalty.
     window : int
         Older rows at an event.
-    tables : Tables, optional
-        Where rows come from; by default those for the device.
+    tables : callable, optional
+        Gives where rows come from, for factors and buffers; by default those for the device.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class GraphedEvent:
         factors: Factors,
         window: int,
         *,
-        tables: Tables | None = None,
+        tables: Callable[[Factors, EventBuffers], Tables] = tables_for,
     ) -> None:
         self.factors = factors
         device, K = factors.H.device, len(factors.H)
@@ -51,7 +51,7 @@ class GraphedEvent:
         self._free = torch.zeros(K, dtype=torch.int32, device=device)
         self._free[list(factors.rules.free)] = 1
         self._buffers = EventBuffers.of(window + 1, factors.H)
-        self._tables = tables_for(factors, self._buffers) if tables is None else tables
+        self._tables = tables(factors, self._buffers)
         self._run: Recording | None = None
 
     @property
@@ -147,7 +147,7 @@ def settle(
     """
     before, c = Wt[:, rows].clone(), C[:, rows]
     new = before.clone(memory_format=torch.contiguous_format)
-    descent_for(CPU)(new, G, c, every, passes)
+    reference(new, G, c, every, passes)
     change[:, rows], Wt[:, rows] = new - before, new
     A += new @ new.T - before @ before.T
     left = norms[rows] - 2.0 * (new * c).sum(0) + ((G @ new) * new).sum(0)

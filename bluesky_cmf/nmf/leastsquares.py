@@ -15,6 +15,7 @@ from .factors import Factors
 from .fit import TOL, Fit
 from .graphed import GraphedEvent
 from .heldproducts import HeldProducts
+from .kernels import descends_on
 from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
@@ -50,15 +51,18 @@ class LeastSquares(Fit):
         super().__init__(X, H, rules, seed=seed, held=held)
         self._graphed: GraphedEvent | None = None
         self._by_graph = self._shaped = False
+        self._descends = descends_on(X.device, len(H)) is not None
         if uses_graphs(X.device):
             self.step_work, self.idle_step_work, self.portion = _DEVICE_WORK, _DEVICE_WORK, 1
             # What comes before sweeps takes longer than they do.
-            self.jump_work, self.tol = 0, _COMPRESSED_TOL
+            self.jump_work = 0
+        if rules.extrapolable and sweeps_on_device(X, len(H)):
+            self.tol = _COMPRESSED_TOL
 
     @property
     def growth(self) -> float:
         """Growth of the data that makes it worth following the fit anew beside events."""
-        # Other sweeps take longer than a step may, and a graph takes no step with it.
+        # Other sweeps take longer than a step may.
         often = self.rules.extrapolable and not uses_graphs(self.X.device)
         return _GROWTH if often else super().growth
 
@@ -105,6 +109,7 @@ class LeastSquares(Fit):
         factors, rules = self.factors, self.rules
         return (
             uses_graphs(self.X.device)
+            and (self.X.device.type == "cpu" or self._descends)
             and rules.extrapolable
             and not rules.penalised
             and self._shaped
@@ -132,6 +137,8 @@ class LeastSquares(Fit):
         """Begin a descent over some rows, in small steps."""
         if not self.rules.extrapolable:
             return self.sweeps(X, H, held=held)
+        # Events change the components that stand, between steps.
+        H = H.clone()
         C = X.times(H)
         yield None
         W = first_weights(X.device, C, H, self.rules)

@@ -5,8 +5,9 @@ import torch
 
 __all__ = ["PinnedRing", "Supply"]
 
-#: Pieces of memory that are used in turn, and tensors that are allocated at once.
-_PIECES, _SUPPLY = 64, 32
+#: Pieces of memory that are used in turn, and tensors that are allocated at once: as long as one of
+#: them is kept, so is the memory of all.
+_PIECES, _SUPPLY = 64, 8
 
 
 class PinnedRing:

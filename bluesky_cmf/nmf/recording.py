@@ -7,9 +7,7 @@ import torch
 
 from .updates import coordinate_descent
 
-__all__ = ["CPU", "Descent", "Recording", "descent_for", "recorded", "uses_graphs"]
-
-CPU = torch.device("cpu")
+__all__ = ["Descent", "Recording", "descent_for", "recorded", "reference", "uses_graphs"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +26,13 @@ def descent_for(device: torch.device) -> Descent:
         from .kernels.cuda import coordinate_descent as fused
 
         return fused
-    return _reference
+    return reference
 
 
-def _reference(
+def reference(
     V: torch.Tensor, G: torch.Tensor, C: torch.Tensor, free: torch.Tensor, passes: int
 ) -> None:
+    """Descend on V in place, as a device does, by the reference."""
     moving = free.nonzero()[:, 0].tolist()
     V.copy_(coordinate_descent(V, G, C, free=moving, passes=passes))
 
@@ -50,16 +49,18 @@ class Recording:
     """
 
     def __init__(self, step: Callable[[], None], masters: Sequence[torch.Tensor]) -> None:
-        self._step, self._graph = step, None
+        self._graph = None
         if masters[0].device.type == "cuda":
             self._graph = _warmed_up(step, masters)
+        # Who has taken the step may be let go of at once.
+        self._step = step if self._graph is None else None
 
     def __call__(self) -> None:
         """Take the step."""
-        if self._graph is None:
-            self._step()
-        else:
+        if self._graph is not None:
             self._graph.replay()
+        elif self._step is not None:
+            self._step()
 
 
 def recorded(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph | None:
@@ -71,7 +72,8 @@ def recorded(step: Callable[[], None], device: torch.device) -> torch.cuda.CUDAG
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(stream):
-            graph.capture_begin()
+            # Others may go on with the device meanwhile.
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 step()
             finally:

@@ -12,7 +12,7 @@ from .deadline import Deadline
 from .deviceblocks import DeviceBlocks
 from .devicesweeps import DeviceSweeps, sweeps_on_device
 from .factors import Factors
-from .kernels import device_products, kernels_for
+from .kernels import descends_on, kernels_for
 from .rules import Rules
 from .updates import coordinate_descent, nnls
 
@@ -126,7 +126,7 @@ def first_weights(
 
 
 def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-    kernels, products = kernels_for(device), device_products(device)
+    kernels, products = kernels_for(device), descends_on(device, len(G))
     if products is not None:
         # Exchanges of exact solutions are decided on by the host.
         Wt, every = torch.zeros_like(C.T.contiguous()), torch.ones(len(G), device=device)

@@ -7,7 +7,10 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["device_products", "kernels_for", "strained_kernels_for", "warm_up"]
+__all__ = ["descends_on", "device_products", "kernels_for", "strained_kernels_for", "warm_up"]
+
+#: Most components for which a thread of a device holds what it needs, and compilers take seconds.
+_MOST = 16
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,14 @@ def kernels_for(device: torch.device, *, beta: float = 2.0) -> ModuleType | None
     return _cpu("cpu" if beta == 2 else "divergence")
 
 
+def descends_on(device: torch.device, n_components: int) -> ModuleType | None:
+    """Give what `device_products` does where it descends on so many components, else None."""
+    return device_products(device) if n_components <= _MOST else None
+
+
 @cache
 def device_products(device: torch.device) -> ModuleType | None:
-    """Give `times` and `add_transposed_times` for data on a device; None: torch does the work."""
+    """Give the kernels of a device for products and for descents; None: torch does the work."""
     if device.type != "cuda":
         return None
     try:
