@@ -3,6 +3,7 @@
 Each call is made as it is on a device; in the place of its launch its kernel is compiled.
 """
 
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from triton.runtime.jit import JITFunction
 from bluesky_cmf.nmf import blocks, kernels, sweeps
 from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
+from bluesky_cmf.nmf.eventtables import EventBuffers
 from bluesky_cmf.nmf.kernels import cuda, cudaevent
 from bluesky_cmf.nmf.rules import Rules
 
@@ -64,11 +66,11 @@ def main() -> None:
         cudaevent.take(table, rows, some, weights, some[0], dtype=dtype, block_rows=256)
         cudaevent.put(table, weights, some, H, some[0], dtype=dtype)
         for rows_settled in (slice(16, 17), slice(0, 17)):
-            tables = weights, weights, weights, some, some, H @ H.T, H @ H.T
-            cudaevent.settle(*tables, flags, rows_settled, 48)
+            buffers = EventBuffers.of(17, H)
+            cudaevent.settle(buffers, H @ H.T, H @ H.T, flags, rows_settled, 48)
         start = H.new_zeros(K, 130)
         on_device = DeviceSweeps(
-            X, H, start, Rules((1,)), objective=1.0, pace=sweeps.Pace(), passes=(64, 4)
+            X, H, start, Rules((1,)), objective=1.0, pace=astuple(sweeps.Pace()), passes=(64, 4)
         )
         on_device._launch()
     for name, size in sorted(compiled.items()):

@@ -6,6 +6,7 @@ It must be chosen before triton is imported: the tests run this in a process of 
 import gc
 import os
 import sys
+from dataclasses import astuple
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -17,7 +18,7 @@ from triton.runtime import interpreter
 from bluesky_cmf.nmf import blocks, factors, kernels, pinned, sweeps
 from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
-from bluesky_cmf.nmf.eventtables import DeviceTables, HostTables
+from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers, HostTables
 from bluesky_cmf.nmf.factors import Factors
 from bluesky_cmf.nmf.graphed import GraphedEvent, settle
 from bluesky_cmf.nmf.kernels import cuda, cudaevent
@@ -135,7 +136,7 @@ def sweeps_decided_on_the_device() -> None:
             expected.Wt.clone(),
             rules,
             objective=expected.curve[0],
-            pace=sweeps.Pace(),
+            pace=astuple(sweeps.Pace()),
             passes=sweeps.PASSES,
         )
         expected.sweep(25)
@@ -193,10 +194,12 @@ def rows_settled_in_one_launch() -> None:
         found, expected = [], []
         every, A, Wt = torch.ones(K, dtype=torch.int32), random(K, K), random(K, M) - 0.2
         for made, settled in ((found, cudaevent.settle), (expected, settle)):
-            tables = [(H @ X.T).clone(), Wt.clone(), torch.zeros(K, M).double()]
-            tables += [X.square().sum(1), torch.zeros(M).double(), H @ H.T, A.clone()]
-            settled(*tables, every, rows, 48)
-            made += tables
+            buffers, A_here = EventBuffers.of(M, H), A.clone()
+            buffers.C.copy_(H @ X.T)
+            buffers.Wt.copy_(Wt)
+            buffers.norms.copy_(X.square().sum(1))
+            settled(buffers, H @ H.T, A_here, every, rows, 48)
+            made += [buffers.Wt, buffers.change, buffers.squared, A_here]
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 

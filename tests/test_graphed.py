@@ -41,6 +41,9 @@ def test_an_event_on_fixed_buffers_does_what_a_bounded_event_does() -> None:
 
     assert float(event.objective) == pytest.approx(one.objective, rel=1e-4)
     assert float(event.objective) == pytest.approx(two.objective, rel=1e-9)
+    left = X[:200] - two.W.tensor().numpy() @ two.H.numpy()
+    # As of the last solve of each row, some of which were solved for earlier components.
+    assert two.state()["value"][1] == pytest.approx(float((left**2).sum()), rel=0.05)
     np.testing.assert_allclose(two.H, one.H, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(two.W.tensor(), one.W.tensor(), atol=1e-3)
     weights = two.W.tensor()

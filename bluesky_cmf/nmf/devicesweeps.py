@@ -1,8 +1,7 @@
 """Extrapolated sweeps on a device, without a word to the host."""
 
 from collections.abc import Callable
-from dataclasses import astuple
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -12,13 +11,8 @@ from .kernels import descends_on
 from .recording import recorded
 from .rules import Rules
 
-if TYPE_CHECKING:
-    from .sweeps import Pace
-
 __all__ = ["DeviceSweeps", "sweeps_on_device"]
 
-#: Rows and points that a program loads at a time for WᵀX.
-_ROWS, _COLUMNS = 16, 128
 #: Points of the components that one program descends on.
 _PIECE = 128
 #: Sweeps after which it pays to record one.
@@ -47,8 +41,8 @@ class DeviceSweeps:
         What is asked of the factors.
     objective : float
         The objective there.
-    pace : Pace
-        How far to lead.
+    pace : tuple of float
+        How far to lead: as `sweeps.Pace` has it.
     passes : tuple of int
         Coordinate-descent passes over the weights, at most, and over the components.
 
@@ -66,7 +60,7 @@ class DeviceSweeps:
         rules: Rules,
         *,
         objective: float,
-        pace: "Pace",
+        pace: tuple[float, ...],
         passes: tuple[int, int],
     ) -> None:
         from .kernels import cuda, cudasweep
@@ -78,13 +72,13 @@ class DeviceSweeps:
         self._sizes = N, F
         options: dict[str, Any] = {"dtype": torch.float64, "device": H.device}
         flags: dict[str, Any] = {"dtype": torch.int32, "device": H.device}
-        numbers = [*astuple(pace), objective, X.half_norm, rules.l1, rules.l2]
+        numbers = [*pace, objective, X.half_norm, rules.l1, rules.l2]
         self._state = torch.tensor(numbers, **options)
         self._whole = torch.zeros(4, **flags)
-        # Two slots: one has the best factors, the other takes what comes next.
         self._n_tiles = -(-N // TILE)
         # Whole tiles, so that where rows begin fits what is loaded at once.
         padded = torch.nn.functional.pad(Wt, (0, self._n_tiles * TILE - N))
+        # Two slots: one has the best factors, the other takes what comes next.
         self._H, self._Wt = torch.stack([H, H]), torch.stack([padded, padded])
         B, G = X.transposed_times(Wt.T), H @ H.T
         self._B, self._G = torch.stack([B, B]), torch.stack([G, G])
@@ -93,7 +87,7 @@ class DeviceSweeps:
         self._free[list(rules.free)] = 1
         self._tiles = X.tiles()
         self._slabs = -(-F // cuda.SLAB)
-        self._columns, self._pieces = -(-F // _COLUMNS), -(-F // _PIECE)
+        self._columns, self._pieces = -(-F // cuda.COLUMNS), -(-F // _PIECE)
         self._shares = min(self._n_tiles, cuda.shares(H.device, self._columns))
         sums = 2 * K * K + 1
         self._C_parts = torch.empty(self._slabs, K, self._n_tiles * TILE, **options)
@@ -105,7 +99,7 @@ class DeviceSweeps:
         self._curve = torch.empty(_ROOM, **options)
         self._done, self._records = 0, True
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._K = {"K": K, "KP": cuda.padded(K)}
+        self._few = {"K": K, "KP": cuda.padded(K)}
         # Kernels see powers of two.
         self._squares = 1 << (K * K - 1).bit_length(), 1 << (sums - 1).bit_length()
 
@@ -145,7 +139,7 @@ class DeviceSweeps:
         def row_products() -> None:
             kernels.row_products[(self._n_tiles * self._slabs,)](
                 self._tiles, self._H, self._lead_H, self._C_parts, self._whole, N, room, F,
-                self._slabs, cuda.SLAB, DTYPE=dtype, **self._K, BM=TILE, BF=cuda.POINTS,
+                self._slabs, cuda.SLAB, DTYPE=dtype, **self._few, BM=TILE, BF=cuda.POINTS,
                 STAGES=cuda.STAGES,
             )  # fmt: skip
 
@@ -153,22 +147,22 @@ class DeviceSweeps:
             kernels.weights[(self._n_tiles,)](
                 self._Wt, self._lead_Wt, self._ahead_G, self._every, self._C_parts, self._grams,
                 self._A, self._came, self._state, self._whole, N, room, self._slabs,
-                self._passes[0], **self._K, BM=TILE, KQ=self._squares[1], BP=16,
+                self._passes[0], **self._few, BM=TILE, KQ=self._squares[1], BP=16,
                 num_warps=TILE // 32,
             )  # fmt: skip
 
         def column_products() -> None:
             kernels.column_products[(self._shares * self._columns,)](
                 self._tiles, self._lead_Wt, self._B_parts, N, room, F, self._columns, self._shares,
-                self._n_tiles, DTYPE=dtype, K=len(self._every), KM=max(16, self._K["KP"]), BM=TILE,
-                BR=_ROWS, BC=_COLUMNS, STAGES=cuda.COLUMN_STAGES,
+                self._n_tiles, DTYPE=dtype, K=len(self._every), KM=max(16, self._few["KP"]),
+                BM=TILE, BR=cuda.SOME_ROWS, BC=cuda.COLUMNS, STAGES=cuda.COLUMN_STAGES,
             )  # fmt: skip
 
         def components() -> None:
             kernels.components[(self._pieces,)](
                 self._H, self._lead_H, self._B, self._G, self._ahead_G, self._free, self._A,
                 self._B_parts, self._H_parts, self._came, self._state, self._whole, self._curve, F,
-                self._shares, self._passes[1], **self._K, BT=_PIECE, KQ=self._squares[0], BP=16,
+                self._shares, self._passes[1], **self._few, BT=_PIECE, KQ=self._squares[0], BP=16,
             )  # fmt: skip
 
         steps = row_products, weights, column_products, components

@@ -21,8 +21,6 @@ __all__ = ["Factors"]
 _NONE_HELD = np.zeros((0, 0))
 #: Part of ‖X‖² below which an objective is summed over rows, and not taken from products.
 _EXACT_BELOW = 1e-8
-#: Passes over the weights of rows on a device, at most: they end where nothing moves any more.
-_PASSES = 1000
 
 
 class Factors(Factorization):
@@ -93,8 +91,14 @@ class Factors(Factorization):
         if objective < _EXACT_BELOW * self.X.half_norm:
             # Of patterns that are explained to rounding, products would leave nothing: the sum of
             # the residuals does, each as of the last solve of its row.
-            objective = 0.5 * max(0.0, self._squared_sum)
+            objective = 0.5 * max(0.0, self._left)
         return objective + self.penalty
+
+    @property
+    def _left(self) -> float:
+        """Squared residuals of all rows together, each as of its last solve."""
+        # Kernels keep the sum, so that an event does not go over all rows.
+        return self.squared.sum(0, len(self)) if self._kernels is None else self._squared_sum
 
     @property
     def penalty(self) -> float:
@@ -111,7 +115,7 @@ class Factors(Factorization):
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": self.B,
-            "value": self.H.new_tensor([self._W_sum, self._squared_sum, self.held_cross]),
+            "value": self.H.new_tensor([self._W_sum, self._left, self.held_cross]),
         }
         return {key: np.array(tensor.cpu().numpy()) for key, tensor in tensors.items()}
 
@@ -263,16 +267,15 @@ class Factors(Factorization):
         self.held_cross += held_cross
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:
-        W, squared = self.W.tensor(start, stop), self.squared.tensor(start, stop)[:, 0]
-        C, B = W.new_empty(W.shape), self.B
+        W = self.W.tensor(start, stop)
+        C = torch.empty_like(W)
         multiply(rows, self.H, C)
         new = self._solved(W, C, start, stop)
         change = new - W
         self._W_sum += float(change.sum())
         self.A += new.T @ new - W.T @ W
-        add_transposed_product(rows, change, B)
+        add_transposed_product(rows, change, self.B)
         left = _squared(rows, new, self.H, C, self.G, self.X.norms[start:stop])
-        self._squared_sum += float((left - squared).sum())
         self.squared.write(start, left[:, None])
         self.W.write(start, new)
 
@@ -280,12 +283,9 @@ class Factors(Factorization):
         """Solve for the weights of some rows, from XHᵀ and from what they were, all (M, K)."""
         rules = self.rules
         if self._descends is not None:
-            # Exact solutions are found by exchanges that the host decides on.
             G = self.G + rules.l2 * torch.eye(len(self.G), dtype=W.dtype, device=W.device)
-            every = torch.ones(len(G), dtype=torch.int32, device=W.device)
-            Wt = W.T.clone(memory_format=torch.contiguous_format)
-            self._descends.coordinate_descent(Wt, G, C.T - rules.l1, every, _PASSES)
-            return Wt.T
+            solved: torch.Tensor = self._descends.weights_of(C - rules.l1, G, W)
+            return solved
         held = None if self.held is None else self.held.tensor(start, stop)
         return solve_rows(C, self.G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
 

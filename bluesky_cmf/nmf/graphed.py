@@ -101,27 +101,12 @@ class GraphedEvent:
     def _solve(self, rows: slice) -> None:
         factors, buffers = self.factors, self._buffers
         torch.mm(factors.H, buffers.X.T, out=buffers.C)
-        self._settle(
-            buffers.C,
-            buffers.Wt,
-            buffers.change,
-            buffers.norms,
-            buffers.squared,
-            factors.G,
-            factors.A,
-            self._every,
-            rows,
-            _ROW_PASSES,
-        )
+        self._settle(buffers, factors.G, factors.A, self._every, rows, _ROW_PASSES)
         factors.B.addmm_(buffers.change[:, rows], buffers.X[rows])
 
 
 def settle(
-    C: torch.Tensor,
-    Wt: torch.Tensor,
-    change: torch.Tensor,
-    norms: torch.Tensor,
-    squared: torch.Tensor,
+    buffers: EventBuffers,
     G: torch.Tensor,
     A: torch.Tensor,
     every: torch.Tensor,
@@ -132,10 +117,8 @@ def settle(
 
     Parameters
     ----------
-    C, Wt, change : Tensor (K, M)
-        XHᵀ; weights, before and after; and how they change.
-    norms, squared : Tensor (M,)
-        Squared norms of the rows, and squared residuals.
+    buffers : EventBuffers
+        With XHᵀ. Weights, how they change and what is left of the rows are written to it.
     G, A : Tensor (K, K)
         HHᵀ, and WᵀW, which follows.
     every : Tensor (K,) of int32
@@ -145,10 +128,10 @@ def settle(
     passes : int
         Coordinate-descent passes, at most.
     """
-    before, c = Wt[:, rows].clone(), C[:, rows]
+    before, c = buffers.Wt[:, rows].clone(), buffers.C[:, rows]
     new = before.clone(memory_format=torch.contiguous_format)
     reference(new, G, c, every, passes)
-    change[:, rows], Wt[:, rows] = new - before, new
+    buffers.change[:, rows], buffers.Wt[:, rows] = new - before, new
     A += new @ new.T - before @ before.T
-    left = norms[rows] - 2.0 * (new * c).sum(0) + ((G @ new) * new).sum(0)
-    squared[rows] = left.clamp_min(0)
+    left = buffers.norms[rows] - 2.0 * (new * c).sum(0) + ((G @ new) * new).sum(0)
+    buffers.squared[rows] = left.clamp_min(0)

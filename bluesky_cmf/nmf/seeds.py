@@ -5,9 +5,8 @@ from collections.abc import Generator, Iterator, Sequence
 
 import torch
 
-from .rules import Rules
 from .steps import finished
-from .sweeps import Data, first_weights, squared_residuals
+from .sweeps import Data, solve, squared_residuals
 
 __all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
 
@@ -15,8 +14,6 @@ __all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst",
 CHOSEN = 3
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
-#: Nothing is asked of the weights that tell how much is explained.
-_PLAIN = Rules(())
 
 
 def seed_worst(X: Data, H: torch.Tensor, empty: Sequence[int], *, residual: bool) -> torch.Tensor:
@@ -50,7 +47,7 @@ def _seeded_by_steps(
     for k in empty:
         C = X.times(H)
         yield None
-        W = first_weights(X.device, C, H, _PLAIN)
+        W = solve(X.device, C, H @ H.T)
         yield None
         worst = worst_of(squared_residuals(X, W, H, C), X.norms)
         if worst is None:

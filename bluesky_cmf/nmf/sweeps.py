@@ -27,14 +27,13 @@ __all__ = [
     "Sweeps",
     "exact_weights",
     "first_weights",
+    "solve",
     "squared_residuals",
 ]
 
 #: Coordinate-descent passes over weights, at most, and over components. Weights that are exact
 #: are worth many sweeps where patterns are few and alike.
 PASSES = (64, 4)
-#: The same where a device solves for weights from nothing: they end where nothing moves any more.
-_DEVICE_PASSES = 1000
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
@@ -114,7 +113,7 @@ class Descent:
 def exact_weights(X: Data, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Solve for the weights of all rows of X, given H (K, F); give them and XHᵀ, both (N, K)."""
     C = X.times(H)
-    return _solve(X.device, C, H @ H.T), C
+    return solve(X.device, C, H @ H.T), C
 
 
 def first_weights(
@@ -122,16 +121,15 @@ def first_weights(
 ) -> torch.Tensor:
     """Solve for the weights that a descent starts from, (N, K), given C = XHᵀ."""
     G = H @ H.T + rules.l2 * torch.eye(len(H), dtype=H.dtype, device=H.device)
-    return _solve(device, C - rules.l1, G)
+    return solve(device, C - rules.l1, G)
 
 
-def _solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
-    kernels, products = kernels_for(device), descends_on(device, len(G))
-    if products is not None:
-        # Exchanges of exact solutions are decided on by the host.
-        Wt, every = torch.zeros_like(C.T.contiguous()), torch.ones(len(G), device=device)
-        products.coordinate_descent(Wt, G, C.T, every.to(torch.int32), _DEVICE_PASSES)
-        return Wt.T
+def solve(device: torch.device, C: torch.Tensor, G: torch.Tensor) -> torch.Tensor:
+    """Solve for weights (N, K), given C = XHᵀ and G = HHᵀ."""
+    kernels, descends = kernels_for(device), descends_on(device, len(G))
+    if descends is not None:
+        solved: torch.Tensor = descends.weights_of(C, G)
+        return solved
     return nnls(C, G) if kernels is None else torch.from_numpy(kernels.nnls(C.numpy(), G.numpy()))
 
 
@@ -309,7 +307,7 @@ class Extrapolation(Sweeps):
                 self.Wt,
                 self.rules,
                 objective=self.curve[-1],
-                pace=self._pace,
+                pace=astuple(self._pace),
                 passes=PASSES,
             )
         self.curve += self._on_device.sweep(count)

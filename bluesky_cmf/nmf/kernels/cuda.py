@@ -8,18 +8,18 @@ import torch
 import triton
 import triton.language as tl
 
-from .cudadescent import coordinate_descent, padded, triton_dtype
+from .cudadescent import coordinate_descent, padded, triton_dtype, weights_of
 
 __all__ = [
     "add_transposed_times",
     "coordinate_descent",
-    "gather_columns",
     "gather_rows",
     "padded",
     "shares",
     "times",
     "triton_dtype",
     "warm_up",
+    "weights_of",
 ]
 
 #: Rows and points that a program loads at a time for XHᵀ, and points that it goes over.
@@ -57,32 +57,6 @@ def gather_rows(
     return sums
 
 
-@triton.jit
-def gather_columns(
-    X, W, f, first, last, F, K: tl.constexpr, KP: tl.constexpr, BR: tl.constexpr,
-    BC: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    """Give XᵀW, (BC, KP), of the points f and the rows from ``first`` to ``last``."""
-    r = tl.arange(0, BR)
-    k = tl.arange(0, KP)
-    sums = tl.zeros([BC, KP], dtype=tl.float64)
-    for start in tl.range(first, last, BR, num_stages=STAGES):
-        row = start + r
-        there = row < last
-        x = tl.load(
-            X + row[:, None] * F + f[None, :],
-            mask=there[:, None] & (f[None, :] < F),
-            other=0.0,
-        )
-        w = tl.load(
-            W + row[:, None] * K + k[None, :],
-            mask=there[:, None] & (k[None, :] < K),
-            other=0.0,
-        )
-        sums = tl.dot(tl.trans(x).to(tl.float64), w, sums, out_dtype=tl.float64)
-    return sums
-
-
 @triton.jit(do_not_specialize=["M"])
 def _times(
     X, H, C, M, F, K: tl.constexpr, KP: tl.constexpr, BM: tl.constexpr, BF: tl.constexpr,
@@ -102,10 +76,24 @@ def _transposed_times(
     BC: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     f = tl.program_id(0) * BC + tl.arange(0, BC)
+    r = tl.arange(0, BR)
     k = tl.arange(0, KP)
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, M)
-    sums = gather_columns(X, W, f, first, last, F, K, KP, BR, BC, STAGES)
+    sums = tl.zeros([BC, KP], dtype=tl.float64)
+    for start in tl.range(first, last, BR, num_stages=STAGES):
+        row = start + r
+        x = tl.load(
+            X + row[:, None] * F + f[None, :],
+            mask=(row[:, None] < last) & (f[None, :] < F),
+            other=0.0,
+        )
+        w = tl.load(
+            W + row[:, None] * K + k[None, :],
+            mask=(row[:, None] < last) & (k[None, :] < K),
+            other=0.0,
+        )
+        sums = tl.dot(tl.trans(x).to(tl.float64), w, sums, out_dtype=tl.float64)
     part = parts + tl.program_id(1) * K * F
     at = part + k[None, :] * F + f[:, None]
     tl.store(at, sums, mask=(k[None, :] < K) & (f[:, None] < F))

@@ -9,10 +9,12 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["coordinate_descent", "descend", "padded", "pick", "triton_dtype"]
+__all__ = ["coordinate_descent", "descend", "padded", "pick", "triton_dtype", "weights_of"]
 
 #: Problems that one program of one warp works on: two for each of its threads.
 _PROBLEMS = 64
+#: Passes over the weights of rows, at most: they end where nothing moves any more.
+_PASSES = 1000
 #: As in `updates.py`.
 _VANISHING = tl.constexpr(1e-26)
 #: Passes between two looks at whether they still move anything; what that is, squared.
@@ -120,3 +122,15 @@ def coordinate_descent(
         grid = (triton.cdiv(M, _PROBLEMS),)
         sizes = {"K": K, "KP": padded(K), "BM": _PROBLEMS}
         _descend_all[grid](V, G, C.contiguous(), free, M, passes, **sizes, num_warps=1)
+
+
+def weights_of(C: torch.Tensor, G: torch.Tensor, W: torch.Tensor | None = None) -> torch.Tensor:
+    """Solve for weights (N, K) until nothing moves any more, given XHᵀ (N, K) and HHᵀ (K, K).
+
+    From weights W, or from nothing. What solves exactly exchanges sets, which the host decides on.
+    """
+    Wt = torch.zeros_like(C) if W is None else W
+    Wt = Wt.T.clone(memory_format=torch.contiguous_format)
+    every = torch.ones(len(G), dtype=torch.int32, device=G.device)
+    coordinate_descent(Wt, G, C.T, every, _PASSES)
+    return Wt.T

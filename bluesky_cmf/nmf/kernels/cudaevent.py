@@ -4,11 +4,16 @@ Where that is changes from event to event, and a graph does not: it is told by a
 in one table of int64, by the names below. The twin on the CPU is `eventtables.HostTables`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 
 from .cudadescent import descend, padded, pick, triton_dtype
+
+if TYPE_CHECKING:
+    from ..eventtables import EventBuffers
 
 __all__ = ["put", "settle", "take"]
 
@@ -164,11 +169,7 @@ def put(
 
 
 def settle(
-    C: torch.Tensor,
-    Wt: torch.Tensor,
-    change: torch.Tensor,
-    norms: torch.Tensor,
-    squared: torch.Tensor,
+    buffers: "EventBuffers",
     G: torch.Tensor,
     A: torch.Tensor,
     every: torch.Tensor,
@@ -176,9 +177,10 @@ def settle(
     passes: int,
 ) -> None:
     """Do what `graphed.settle` does, in one launch: a program has all of the rows."""
-    K, M = Wt.shape
+    K, M = buffers.Wt.shape
     count = triton.next_power_of_2(rows.stop - rows.start)
     _settle[(1,)](
-        C, Wt, change, norms, squared, G, A, every, rows.start, rows.stop, M, passes,
+        buffers.C, buffers.Wt, buffers.change, buffers.norms, buffers.squared, G, A, every,
+        rows.start, rows.stop, M, passes,
         K=K, KP=padded(K), BM=max(32, count), num_warps=max(1, count // 32),
     )  # fmt: skip
