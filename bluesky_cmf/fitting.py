@@ -19,7 +19,7 @@ from .prepared import Prepared
 from .profiles import Width
 from .recipe import Change, Component, Recipe
 from .strains import family_of
-from .unknowns import Alarm, Covariance, Watch
+from .unknowns import REMEMBERED, Alarm, Covariance, Watch
 from .widths import instrument_width
 
 __all__ = ["Fitting"]
@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-#: Patterns that are looked at for what is not explained where others wait.
+#: Patterns that are looked at for what is not explained where others wait; some more before them
+#: are remembered.
 _NEWEST = 4
 
 
@@ -228,13 +229,14 @@ class Fitting:
         rows : RowFit
             What is known of each of them, as `rows` gives it after the refit.
         hurried : bool, optional
-            Others wait already: only the newest few are looked at. What goes on is found in
-            them all the same, a little later.
+            Others wait already: only the newest few are looked at, and looked back from. What
+            goes on is found in them all the same, a little later.
         """
         if not self._unseen:
             return []
         if hurried:
-            del self._unseen[:-_NEWEST]
+            del self._unseen[: -_NEWEST - REMEMBERED]
+        passed = len(self._unseen) - _NEWEST if hurried else 0
         patterns = [prepared.values for prepared in self._unseen]
         variances = [prepared.variance for prepared in self._unseen]
         covariance = self._unseen[-1].covariance
@@ -247,6 +249,7 @@ class Fitting:
             free=[not fixed for _, fixed in self._held.values()],
             variances=variances,
             covariance=covariance,
+            passed=max(0, passed),
         )
 
     def lasting(self) -> list[Alarm]:

@@ -213,22 +213,25 @@ def test_patterns_of_a_run_without_any_lines_are_rejected_with_the_reason(tmp_pa
     assert len(out.named("stop")) == 1 and not out.events("primary")
 
 
-def test_where_others_wait_the_newest_patterns_alone_are_looked_at(
+def test_where_others_wait_the_newest_patterns_are_looked_at_and_some_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looked: list[list[int]] = []
+    looked: list[tuple[int, int, int]] = []
 
-    def look(self: Watch, patterns: Any, *args: Any, first: int, **options: Any) -> list[Any]:
-        looked.append(list(range(first, first + len(patterns))))
+    def look(
+        self: Watch, patterns: Any, *args: Any, first: int, passed: int, **_: Any
+    ) -> list[Any]:
+        looked.append((first, first + passed, first + len(patterns)))
         return []
 
     monkeypatch.setattr(Watch, "look", look)
     recipe = Recipe(Preprocess(), None, "cpu", torch.float32, 0, "frobenius", {})
     model = fitting.Fitting(recipe, [Component("known", True, KNOWN)], X, PATTERNS[0], given=True)
-    for hurried in (False, True):
-        for pattern in PATTERNS[:6]:
-            model.append(model.prepared(X, pattern))
+    for hurried, count in ((False, 6), (True, 6), (True, 2), (True, 100)):
+        for k in range(count):
+            model.append(model.prepared(X, PATTERNS[k % len(PATTERNS)]))
         model.refit()
-        model.look(model.rows(model.n_patterns - 6), hurried=hurried)
+        model.look(model.rows(model.n_patterns - count), hurried=hurried)
 
-    assert looked == [[1, 2, 3, 4, 5, 6], [9, 10, 11, 12]]
+    # The first that is remembered, the first that is looked at, and the end.
+    assert looked == [(1, 1, 7), (7, 9, 13), (13, 13, 15), (115 - 68, 111, 115)]

@@ -23,6 +23,7 @@ def alarms_of(
     together: int = 1,
     watch: Watch | None = None,
     first: int = 1,
+    passed: int = 0,
 ) -> list[Alarm]:
     watch = Watch(x) if watch is None else watch
     weights = least_squares(patterns, components)
@@ -36,6 +37,7 @@ def alarms_of(
             first=first + start,
             free=[False] * len(components),
             variances=[np.maximum(y, 1.0) for y in patterns[rows]] if counted else None,
+            passed=passed,
         )
     return found
 
@@ -210,6 +212,37 @@ def test_patterns_that_come_together_are_told_of_as_one_by_one() -> None:
     (one,), (many,) = watched(ramp, counted=True), watched(ramp, counted=True, together=60)
     assert many.n_patterns == one.n_patterns and many.since == one.since
     np.testing.assert_allclose(many.residual, one.residual, rtol=1e-5, atol=1e-3)
+
+
+def test_patterns_that_were_passed_are_looked_back_at() -> None:
+    """As where they come faster than they can be looked at: since when is told all the same."""
+    ramp = Heating(n=45, shares=np.where(np.arange(45) >= 20, 0.03, 0.0))
+
+    (alarm,) = alarms_of(ramp.x, ramp.patterns, ramp.components, together=45, passed=41)
+
+    assert (alarm.since, alarm.n_patterns) == (21, 42)
+    assert not alarm.from_first and not alarm.or_before
+    assert "since pattern 21:" in tell(alarm, axis="q", units="", step=1.0, known=True)
+
+
+def test_what_is_in_all_patterns_that_are_remembered_may_have_begun_before() -> None:
+    ramp = Heating(n=100, begins=0, shares=np.full(100, 0.03))
+
+    (alarm,) = alarms_of(
+        ramp.x, ramp.patterns[32:], ramp.components, first=33, passed=64, together=68
+    )
+
+    assert (alarm.since, alarm.n_patterns) == (34, 97)
+    assert alarm.or_before and not alarm.from_first
+    assert "since pattern 34 or before" in tell(alarm, axis="q", units="", step=1.0, known=True)
+
+
+def test_what_is_in_the_very_first_patterns_is_told_so_though_they_were_passed() -> None:
+    ramp = Heating(n=60, shares=np.full(60, 0.03))
+
+    (alarm,) = alarms_of(ramp.x, ramp.patterns, ramp.components, passed=56, together=60)
+
+    assert alarm.from_first and alarm.since == 1
 
 
 def test_a_mishap_of_one_pattern_is_told_and_does_not_last() -> None:

@@ -2,6 +2,6 @@
 
 from .alarm import Alarm, OnUnknown, tell
 from .scan import Covariance
-from .watch import Watch
+from .watch import REMEMBERED, Watch
 
-__all__ = ["Alarm", "Covariance", "OnUnknown", "Watch", "tell"]
+__all__ = ["REMEMBERED", "Alarm", "Covariance", "OnUnknown", "Watch", "tell"]

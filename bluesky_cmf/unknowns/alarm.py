@@ -34,8 +34,10 @@ class Alarm:
         Intensity that is left at the significant places, as a fraction of all, on average since
         then. What the fit has absorbed, and what hides in the noise, is not counted.
     from_first : bool
-        Whether it was there in the first pattern that was looked at. (What is read back from
-        documents says so in `text`; the same holds for the next two.)
+        Whether it was there in the first pattern that could be looked at. (What is read back from
+        documents says so in `text`; the same holds for the next three.)
+    or_before : bool
+        Whether it may have begun before `since`: it is in all patterns that are looked back at.
     estimated : bool
         Whether the noise was estimated from the residual.
     n_places : int
@@ -54,6 +56,7 @@ class Alarm:
     significance: float
     share: float
     from_first: bool = False
+    or_before: bool = False
     estimated: bool = True
     n_places: int = 1
     since_seq_num: int = 0
@@ -100,4 +103,5 @@ since pattern 31: 1.9 % of all, 8.31 σ above the noise (estimated from the resi
     if alarm.from_first:
         what = "known phases do" if known else "components do"
         return f"from the first pattern on the {what} not fit within the noise at {where}: {size}"
-    return f"no component explains the intensity at {where} since pattern {alarm.since}: {size}"
+    since = f"pattern {alarm.since}{' or before' if alarm.or_before else ''}"
+    return f"no component explains the intensity at {where} since {since}: {size}"

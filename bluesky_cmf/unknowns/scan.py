@@ -97,6 +97,13 @@ class Scan:
         sums = factors @ residuals + past[..., None] * self.sums[:, None]
         return sums, (factors**2).sum(axis=2) + past**2 * self.variance[:, None]
 
+    def after(self, residuals: Array) -> tuple[Array, Array]:
+        """Give the sums (S, F), and their variance (S,), after all of the patterns (M, F)."""
+        sums, variance = self.summed(residuals)
+        past = self._keep ** len(residuals)
+        sums += past[:, None] * self.sums
+        return sums, variance + past**2 * self.variance
+
     def keep(self, sums: Array, variance: Array) -> None:
         """Go on from sums (S, F) of variance (S,)."""
         self.sums, self.variance = sums, variance

@@ -12,16 +12,19 @@ from .places import Places, beside, onset, places_of
 from .recent import Recent
 from .scan import SPANS, WIDTHS, Covariance, Scan
 
-__all__ = ["Watch"]
+__all__ = ["REMEMBERED", "Watch"]
 
 Array = npt.NDArray[np.float64]
+
+#: Most patterns that are remembered, to look back at.
+REMEMBERED = 64
 
 #: Logarithm of the probability, for one pattern, from which on something is told: 1 in 20,000.
 _RARE = float(np.log(5e-5))
 #: Fewest points: structure in less cannot be told from noise.
 _FEWEST = 64
-#: Patterns that are looked at together, and most that are remembered.
-_TOGETHER, _REMEMBERED = 4, 64
+#: Patterns that are looked at together.
+_TOGETHER = 4
 #: So many patterns for each free component are explained by anything.
 _FEWEST_PER_FREE = 3
 #: Patterns between two looks at the sums of the longest spans.
@@ -46,6 +49,20 @@ _SPIKE = 4.0
 
 
 @dataclass(frozen=True)
+class _Taken:
+    """Patterns with their noise, its skewness and what is left of them, all (M, F)."""
+
+    patterns: Array
+    sigma: Array
+    skew: Array
+    z: Array
+    #: What they were fitted with, (M, K, F).
+    components: Array
+    #: Whether the noise of the last one was estimated.
+    estimated: bool
+
+
+@dataclass(frozen=True)
 class _Candidate:
     """What stands out: where, how clearly, in how many of the last patterns, and how much."""
 
@@ -53,6 +70,8 @@ class _Candidate:
     log_p: float
     span: int
     n_patterns: int
+    #: Whether these are all that are remembered, and others were before them.
+    or_before: bool
     left: Array
     share: float
     #: The share of what was told before, in the same patterns.
@@ -129,7 +148,7 @@ class Watch:
         self._x = np.asarray(x, dtype=float)
         self.lasting: list[Alarm] = []
         self._noise, self._scan = Noise(), Scan(len(x))
-        self._recent = Recent(_REMEMBERED)
+        self._recent = Recent(REMEMBERED)
         self._changed = False
         self.reset()
         self._changed = False
@@ -137,7 +156,6 @@ class Watch:
     def reset(self) -> None:
         """Begin anew: the model is another one now."""
         self._changed = True
-        self._first: int | None = None
         self._told: _Told | None = None
         self._next = self._alarms = 0
         self._pending: list[_Pending] = []
@@ -153,6 +171,7 @@ class Watch:
         free: Sequence[bool],
         variances: Sequence[Array | None] | None = None,
         covariance: Covariance | None = None,
+        passed: int = 0,
     ) -> list[Alarm]:
         """Look at the next patterns.
 
@@ -174,6 +193,9 @@ class Watch:
         covariance : callable, optional
             Covariance of ``vectors @ pattern``, (L, L), for vectors (L, F), of the last of the
             patterns that have a variance: neighbours that were interpolated are correlated.
+        passed : int, optional
+            So many of the first are remembered and not looked at, which saves half the time: what
+            goes on is found in those after them, and looked back at.
 
         Returns
         -------
@@ -185,83 +207,92 @@ class Watch:
             return []
         known: list[Array | None] = [None] * M if variances is None else list(variances)
         shapes = np.asarray(components, dtype=float)
-        skipped = max(0, min(M, _FEWEST_PER_FREE * sum(free) + 1 - first))
+        begins = _FEWEST_PER_FREE * sum(free) + 1
+        skipped = max(0, min(M, begins - first))
+        passed = max(skipped, min(M, passed))
         found: list[Alarm] = []
-        for begin in range(skipped, M, _TOGETHER):
-            rows = slice(begin, min(M, begin + _TOGETHER))
-            found += self._look(
+        for begin, end in _blocks(skipped, passed, M):
+            rows = slice(begin, end)
+            taken = self._taken(
                 np.asarray(patterns[rows], dtype=float),
                 np.asarray(weights[rows], dtype=float),
                 np.broadcast_to(shapes, (M, *shapes.shape[-2:]))[rows],
-                first + begin,
-                np.asarray(free, dtype=bool),
                 known[rows],
                 covariance,
             )
+            if begin < passed:
+                self._scan.keep(*self._scan.after(taken.z))
+                self._remember(taken, slice(None), first + end - 1)
+            else:
+                found += self._look(taken, first + begin, begins=begins)
         return found
 
-    def _look(
+    def _taken(
         self,
         patterns: Array,
         weights: Array,
         components: Array,
-        first: int,
-        free: npt.NDArray[np.bool_],
         variances: list[Array | None],
         covariance: Covariance | None,
-    ) -> list[Alarm]:
-        if self._first is None:
-            self._first = first
+    ) -> _Taken:
+        """Divide what is left of patterns by its noise, which is learnt meanwhile."""
         fits = (weights[:, None] @ components)[:, 0]
-        disturbed = self._told is not None
+        disturbed, estimated = self._told is not None, variances[-1] is None
         sigma, skew = self._noise.of(patterns, fits, variances, disturbed=disturbed)
-        residuals = _standardised(patterns - fits, sigma, components)
-        estimated = variances[-1] is None
+        z = _standardised(patterns - fits, sigma, components)
         if estimated and not disturbed:
-            self._scan.measure(residuals)
+            self._scan.measure(z)
         elif not estimated and covariance is not None:
             self._scan.given(covariance, sigma[-1])
+        return _Taken(patterns, sigma, skew, z, components, estimated)
+
+    def _look(self, taken: _Taken, first: int, *, begins: int) -> list[Alarm]:
+        """Look at patterns from number ``first`` on; those before ``begins`` never were."""
         found: list[Alarm] = []
-        start, count = 0, len(patterns)
+        start, count = 0, len(taken.z)
         while start < count:
-            rest = residuals[start:]
+            rest = taken.z[start:]
             sums, variance = self._scan.added(rest)
             n_spans = _spans_due(first + start, len(rest))
-            seen = self._scan.look(self._unmasked(sums[:n_spans]), variance[:n_spans], skew[start:])
+            seen = self._scan.look(
+                self._unmasked(sums[:n_spans]), variance[:n_spans], taken.skew[start:]
+            )
             hits = np.flatnonzero(seen.log_p < _RARE)
             stop = int(hits[0]) + 1 if len(hits) else len(rest)
-            rows = slice(start, start + stop)
             self._scan.keep(sums[:, stop - 1], variance[:, stop - 1])
-            self._recent.add(pattern=patterns[rows], sigma=sigma[rows], z=residuals[rows])
-            start, number = start + stop, first + start + stop - 1
-            self._wait_for(rest[:stop], number)
-            if len(hits) and number >= self._next:
-                shapes = components[start - 1]
-                alarm = self._judged(number, shapes, free, skew[start - 1], estimated)
+            rows, start = slice(start, start + stop), start + stop
+            number = first + start - 1
+            judged = len(hits) > 0 and number >= self._next
+            self._remember(taken, rows, number, leaves=not judged)
+            if judged:
+                alarm = self._judged(taken, start - 1, number, begins)
                 found += [] if alarm is None else [alarm]
-            elif self._told is not None and self._told.gone(rest[:stop]):
-                self._told = None
-                self._calm()
         return found
+
+    def _remember(self, taken: _Taken, rows: slice, number: int, *, leaves: bool = True) -> None:
+        """Keep patterns up to a number, and see what they say of what was told.
+
+        Unless it ``leaves``, what was told is not taken for gone.
+        """
+        z = taken.z[rows]
+        self._recent.add(pattern=taken.patterns[rows], sigma=taken.sigma[rows], z=z)
+        self._wait_for(z, number)
+        if leaves and self._told is not None and self._told.gone(z):
+            self._told = None
+            self._calm()
 
     # --- what stands out -------------------------------------------------------------------
 
-    def _judged(
-        self,
-        number: int,
-        components: Array,
-        free: npt.NDArray[np.bool_],
-        skew: Array,
-        estimated: bool,
-    ) -> Alarm | None:
+    def _judged(self, taken: _Taken, row: int, number: int, begins: int) -> Alarm | None:
         """Look closer at what stands out; give an alarm where it is something new."""
         self._next = number + _PAUSE
-        if free.any():
-            self._again(components)
-        candidate = self._candidate(skew)
+        may_change = begins > 1
+        if may_change:
+            self._again(taken.components[row])
+        candidate = self._candidate(taken.skew[row])
         if candidate is None or candidate.share < max(_LEAST_SHARE, _PART * candidate.told):
             return None
-        if free.any() and candidate.n_patterns < _PAUSE:
+        if may_change and candidate.n_patterns < _PAUSE:
             # A free component may take it up in the next patterns.
             return None
         self._alarms += 1
@@ -269,18 +300,19 @@ class Watch:
         self._next = number + _PAUSE * 2 ** max(0, self._alarms - _AT_ONCE)
         self._told = _Told.of(candidate, self._told)
         runs, since = candidate.places.runs, number + 1 - candidate.n_patterns
-        from_first = since == self._first and not self._changed
+        # The very first are not looked at where components are free: it is in them as well.
+        from_first = since == begins and not self._changed
         alarm = Alarm(
             ranges=tuple(
                 (float(self._x[first]), float(self._x[last])) for first, last in runs[:_MOST_RANGES]
             ),
-            # The very first are not looked at where components are free: it is in them as well.
             since=1 if from_first else since,
             n_patterns=number,
             significance=deviations(candidate.log_p),
             share=max(0.0, candidate.share),
             from_first=from_first,
-            estimated=estimated,
+            or_before=candidate.or_before and not from_first,
+            estimated=taken.estimated,
             n_places=len(runs),
             residual=np.maximum(candidate.left, 0.0),
         )
@@ -314,6 +346,7 @@ class Watch:
             log_p=float(seen.log_p[0]),
             span=SPANS[span],
             n_patterns=len(residuals) - since,
+            or_before=since == 0 and self._recent.overflowed,
             left=left,
             share=float(left[places.template > 0].sum()) / total,
             told=before,
@@ -348,6 +381,12 @@ class Watch:
         """Forget the past: what was told is gone, or the model another one."""
         self._scan.forget()
         self._recent.forget()
+
+
+def _blocks(skipped: int, passed: int, count: int) -> list[tuple[int, int]]:
+    """Cut patterns into one block that is passed, where there is any, and those looked at."""
+    looked = [(begin, min(count, begin + _TOGETHER)) for begin in range(passed, count, _TOGETHER)]
+    return [(skipped, passed), *looked] if skipped < passed else looked
 
 
 def _spans_due(first: int, count: int) -> int:
