@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -240,3 +242,18 @@ def test_a_kernel_is_compiled_anew_where_one_that_it_calls_has_changed(tmp_path)
     assert list(package.glob("__pycache__/kernels-*/**/*.nbc")), "nothing was kept"
     products.write_text(products.read_text().replace("g0 += v[j] * a[j]", "g0 += 2 * v[j] * a[j]"))
     assert ask() == 12.0
+
+
+def test_whoever_waits_for_the_compiler_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = Event()
+    monkeypatch.setattr(kernels.logger, "warning", lambda *text: told.set())
+    monkeypatch.setattr(kernels, "_LOADED", 0.01)
+    monkeypatch.setattr(
+        kernels, "_cpu", lambda name: SimpleNamespace(warm_up=lambda: told.wait(10))
+    )
+
+    kernels.warm_up.__wrapped__()
+
+    assert told.is_set()

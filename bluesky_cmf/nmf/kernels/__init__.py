@@ -1,8 +1,11 @@
 """The half-steps fused into kernels that hold no interpreter lock; equal to torch by test."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from threading import Timer
 from types import ModuleType
 
 import torch
@@ -11,6 +14,9 @@ __all__ = ["descends_on", "device_products", "kernels_for", "strained_kernels_fo
 
 #: Most components for which a thread of a device holds what it needs, and compilers take seconds.
 _MOST = 16
+
+#: Seconds that kernels take to load, at most, where they were compiled before.
+_LOADED = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,24 @@ def strained_kernels_for(device: torch.device) -> ModuleType | None:
 def warm_up(*, beta: float = 2.0, strained: bool = False) -> None:
     """Compile or load the CPU kernels, once: it takes seconds and holds the interpreter."""
     names = ["cpu", *["divergence"] * (beta != 2), *["strained"] * strained]
-    for name in names:
-        kernels = _cpu(name)
-        if kernels is not None:
-            kernels.warm_up()
+    with _told_where_slow():
+        for name in names:
+            kernels = _cpu(name)
+            if kernels is not None:
+                kernels.warm_up()
+
+
+@contextmanager
+def _told_where_slow() -> Iterator[None]:
+    """Say what is going on where it takes long: nobody who does not know waits for it."""
+    told = Timer(
+        _LOADED,
+        logger.warning,
+        ["the kernels are being compiled, once for this machine: it takes about half a minute"],
+    )
+    told.daemon = True
+    told.start()
+    try:
+        yield
+    finally:
+        told.cancel()
