@@ -212,10 +212,10 @@ def sweeps(free: int = 2, *, noise: float = 0.01, **rules: Any) -> StrainedSweep
     X, _, _ = ramp(noise=noise)
     stream = model(free=free, **rules)
     stream.append(X)
-    fit = stream._engine()
+    fit = stream._composition.fit(stream._X, seed=0)
     assert isinstance(fit, StrainedFit)
     start = next(iter(torch.tensor(X)[None, :free] + 0.1))
-    H = torch.cat([stream._components.H[:3], start])
+    H = torch.cat([stream._composition.components.H[:3], start])
     return StrainedSweeps(fit._factors(stream._X, H, None))
 
 

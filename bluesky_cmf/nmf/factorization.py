@@ -58,6 +58,11 @@ class Factorization(ABC):
         return scales(self.H, self.rules.scalable)
 
     @property
+    def shapes(self) -> torch.Tensor:
+        """The components with the scale that is pinned, (K, F)."""
+        return self.H / self.scale[:, None]
+
+    @property
     @abstractmethod
     def objective(self) -> float:
         """What is to be lowered, for W and H as they are."""

@@ -1,7 +1,8 @@
 """A factorization that grows: append a pattern, refit from where it stood, change constraints."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,22 +12,17 @@ import torch
 from ..errors import InputError
 from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
 from .components import Components, as_patterns, as_rows
+from .composition import Composition
 from .constraints import checked_count, checked_number, checked_seconds
 from .covariance import Noises
 from .deadline import Deadline
 from .deviceblocks import blocks_on
-from .divergencefit import DivergenceFit
 from .explaining import explain_rows, reconstruct_rows, strains_at_bounds
 from .families import Family
-from .fit import Fit
-from .held import HeldWeights
 from .kernels import device_products, warm_up
-from .leastsquares import LeastSquares
 from .numerics import beta_of, check_numerics, chosen_device
 from .results import FitResult, RowFit
-from .rules import Rules
 from .strainedfactors import StrainedFactors
-from .strainedfit import StrainedFit
 
 __all__ = ["FitResult", "RowFit", "StreamingNMF"]
 
@@ -116,19 +112,17 @@ class StreamingNMF:
         n_features = checked_count("n_features", n_features)
         n_components = checked_count("n_components", n_components)
         check_numerics(device=device, dtype=dtype, seed=seed)
-        self._beta = beta_of(loss)
-        for name in families or ():
-            self._check_loss(name, loss)
+        beta = beta_of(loss)
         # With strains the kernels of the CPU are faster than any device.
         chosen = "cpu" if device == "auto" and families else device
         self.device = chosen_device(chosen)
         if self.device.type == "cpu":
             # Now, and not at the first pattern.
-            warm_up(beta=self._beta)
+            warm_up(beta=beta)
         else:
             device_products(self.device)
         self.dtype, self.loss, self.seed = dtype, loss, seed
-        self._components = Components.build(
+        components_ = Components.build(
             n_features,
             n_components,
             names=names,
@@ -142,14 +136,17 @@ class StreamingNMF:
             checked_number("l1_ratio", l1_ratio, most=1),
         )
         self.sum_to_one = bool(sum_to_one)
+        self._composition = Composition(
+            components_,
+            loss=loss,
+            dtype=dtype,
+            alpha=self.alpha,
+            l1_ratio=self.l1_ratio,
+            sum_to_one=self.sum_to_one,
+        )
+        self._composition.strain(families or {})
         self._X = blocks_on(n_features, dtype=dtype, device=self.device)
-        self._held = HeldWeights(self.names, device=self.device)
-        self._families: dict[str, Family] = {}
-        #: Strains of the rows so far, by component, for a fit that is built anew.
-        self._strains: dict[str, torch.Tensor] = {}
-        for name, family in (families or {}).items():
-            self._strain(self._components.index(name), family)
-        self._fit = self._engine()
+        self._fit = self._composition.fit(self._X, seed=seed)
         self._exact = True
         self._result: FitResult | None = None
         self._changed = self._rebuild = False
@@ -167,22 +164,23 @@ class StreamingNMF:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the components, in order."""
-        return tuple(self._components.names)
+        return self._composition.names
 
     @property
     def fixed(self) -> tuple[bool, ...]:
         """Which components are held."""
-        return tuple(self._components.fixed)
+        return tuple(self._composition.components.fixed)
 
     @property
     def families(self) -> dict[str, Family]:
         """Components that are strained, by name."""
-        return dict(self._families)
+        return dict(self._composition.families)
 
     @property
     def components(self) -> Array:
         """The components as they are now, (K, F); zeros where one has no shape yet."""
-        return np.array(self._shapes().to(self.dtype).cpu().numpy())
+        H = self._composition.components.H if self._rebuild else self._fit.factors.shapes
+        return np.array(H.to(self.dtype).cpu().numpy())
 
     @property
     def result(self) -> FitResult | None:
@@ -216,12 +214,13 @@ class StreamingNMF:
             )
         else:
             rows = as_rows(patterns, self.n_features, argument="patterns", dtype=self.dtype)
-        self._held.append(len(self._X), len(rows), weights)
+        composition = self._composition
+        composition.held.append(len(self._X), len(rows), weights)
         self._X.append(rows)
         self._changed = True
-        if self._held.used and not self._rebuild and self._rules() != self._fit.rules:
+        if composition.held.used and not self._rebuild and composition.rules != self._fit.rules:
             # Weights are held now, or say what the scale of a component is.
-            self._keep_shapes()
+            composition.follow(self._fit)
             self._rebuild = True
 
     def refit(self, converge: bool = False) -> FitResult:
@@ -246,7 +245,7 @@ class StreamingNMF:
             raise InputError("refit: expected at least one pattern; append one first")
         started = time.perf_counter()
         if self._rebuild:
-            self._fit, self._rebuild = self._engine(), False
+            self._fit, self._rebuild = self._composition.fit(self._X, seed=self.seed), False
         self._exact = self._fit.follow()
         self._changed = False
         if converge:
@@ -257,7 +256,7 @@ class StreamingNMF:
     @property
     def settled(self) -> bool:
         """Whether `improve` has come to its end, or to that of its budget where they are few."""
-        return not self._changed and (not self._components.free or self._fit.search.settled)
+        return not self._changed and (not self._free or self._fit.search.settled)
 
     def improve(self, budget: float, *, interrupted: Callable[[], bool] | None = None) -> bool:
         """Look for a better fit: from where the fit stands, and from other starts.
@@ -283,7 +282,7 @@ class StreamingNMF:
             Where the budget is no number of at least 0.
         """
         started, budget = time.perf_counter(), checked_seconds("budget", budget)
-        if not len(self._X) or not self._components.free:
+        if not len(self._X) or not self._free:
             return False
         # What is to be improved on is the fit of what is there now.
         if self._result is None or self._changed:
@@ -387,24 +386,13 @@ class StreamingNMF:
         InputError
             Where the pattern cannot be used, or none is given and the component has no shape.
         """
-        k = self._components.index(name)
-        values = None if pattern is None else self._pattern(pattern)
-        self._keep_shapes()
-        if family is not None:
-            self._strain(k, family)
-        else:
-            self._components.pin(k, values)
-            if values is not None:
-                self._unstrain(name)
-        self._changed = self._rebuild = True
+        with self._changing():
+            self._composition.fix(name, pattern, family)
 
     def release(self, name: str) -> None:
         """Let a component go free; it starts from where it was held, and has no strain any more."""
-        k = self._components.index(name)
-        self._keep_shapes()
-        self._components.fixed[k] = False
-        self._unstrain(name)
-        self._changed = self._rebuild = True
+        with self._changing():
+            self._composition.release(name)
 
     def add_component(
         self,
@@ -425,19 +413,8 @@ class StreamingNMF:
         InputError
             Where the pattern cannot be used, or ``fixed`` is set without one.
         """
-        if fixed and pattern is None:
-            raise InputError("pattern: a fixed component needs a pattern to hold, got None")
-        name = self._components.new_name(name)
-        values = None if pattern is None else self._pattern(pattern)
-        if family is not None:
-            self._check_family(name, family)
-        self._keep_shapes()
-        self._components.add(name, values, fixed=fixed)
-        self._held.add(name)
-        if family is not None:
-            self._strain(len(self._components) - 1, family)
-        self._changed = self._rebuild = True
-        return name
+        with self._changing():
+            return self._composition.add(name, pattern, fixed, family)
 
     def remove_component(self, name: str) -> None:
         """Take a component out.
@@ -449,14 +426,8 @@ class StreamingNMF:
         InputError
             Where it is the last one.
         """
-        k = self._components.index(name)
-        if len(self._components) == 1:
-            raise InputError(f"name: {name!r} is the only component; add another one first")
-        self._keep_shapes()
-        self._components.remove(k)
-        self._held.remove(name)
-        self._unstrain(name)
-        self._changed = self._rebuild = True
+        with self._changing():
+            self._composition.remove(name)
 
     def fix_weights(self, name: str, weights: npt.ArrayLike) -> None:
         """Hold the weights of a component.
@@ -476,10 +447,9 @@ class StreamingNMF:
         InputError
             Where the shape is another one, or a weight is negative or infinite.
         """
-        self._components.index(name)
-        self._held.fix(name, weights, len(self._X))
-        self._keep_shapes()
-        self._changed = self._rebuild = True
+        with self._changing():
+            self._composition.components.index(name)
+            self._composition.held.fix(name, weights, len(self._X))
 
     def release_weights(self, name: str) -> None:
         """Let all weights of a component go free.
@@ -489,26 +459,27 @@ class StreamingNMF:
         ComponentError
             Where no component has this name.
         """
-        self._components.index(name)
-        self._held.release(name, len(self._X))
-        self._keep_shapes()
-        self._changed = self._rebuild = True
+        with self._changing():
+            self._composition.components.index(name)
+            self._composition.held.release(name, len(self._X))
 
     def state(self) -> dict[str, Array]:
         """Everything needed to go on later, as plain arrays: `numpy.savez` takes it as it is."""
+        made = self._composition
+        # After a change of constraints weights are solved for anew.
+        fit = made.fit(self._X, seed=self.seed) if self._rebuild else self._fit
         return {
             "patterns": self._X.stored().cpu().numpy(),
-            # After a change of constraints weights are solved for anew.
-            **(self._engine() if self._rebuild else self._fit).state(),
-            "names": np.array(self._components.names, dtype=np.str_),
-            "fixed": np.array(self._components.fixed, dtype=bool),
-            **self._held.state(len(self._X)),
+            **fit.state(),
+            "names": np.array(self.names, dtype=np.str_),
+            "fixed": np.array(self.fixed, dtype=bool),
+            **made.held.state(len(self._X)),
             "loss": np.array(self.loss),
             "seed": np.array(self.seed),
             "alpha": np.array(self.alpha),
             "l1_ratio": np.array(self.l1_ratio),
             "sum_to_one": np.array(self.sum_to_one),
-            **family_state(self._families),
+            **family_state(made.families),
         }
 
     @classmethod
@@ -541,10 +512,11 @@ class StreamingNMF:
         )
         if len(patterns):
             model.append(patterns)
-        model._held.restore(arrays["held_weights"], arrays["held_columns"])
+        made = model._composition
+        made.held.restore(arrays["held_weights"], arrays["held_columns"])
         # The constructor rounds components to ``dtype``; these are masters in float64.
-        model._components.H = torch.tensor(components, dtype=torch.float64, device=model.device)
-        model._fit, model._rebuild = model._engine(), False
+        made.components.H = torch.tensor(components, dtype=torch.float64, device=model.device)
+        model._fit, model._rebuild = made.fit(model._X, seed=model.seed), False
         model._fit.restore(
             {key: arrays[key] for key in (*FIT_STATE, *STRAIN_STATE) if key in arrays}
         )
@@ -552,84 +524,17 @@ class StreamingNMF:
 
     # --- the fit ---------------------------------------------------------------------------
 
-    def _engine(self) -> Fit:
-        """Build what fits, from the components as they are."""
-        held = self._held.rows()
-        if self._families:
-            families = {self._components.index(name): f for name, f in self._families.items()}
-            strains = [self._strains.get(self.names[k]) for k in sorted(families)]
-            return StrainedFit(
-                self._X,
-                self._components.H,
-                self._rules(),
-                seed=self.seed,
-                held=held,
-                families=families,
-                strains=strains,
-            )
-        fit = LeastSquares if self._beta == 2 else DivergenceFit
-        return fit(self._X, self._components.H, self._rules(), seed=self.seed, held=held)
+    @property
+    def _free(self) -> list[int]:
+        return self._composition.components.free
 
-    def _rules(self) -> Rules:
-        free = tuple(self._components.free)
-        settled = self.alpha > 0 or self.sum_to_one
-        scalable = [k for k in free if not settled and not self._held.scale(self.names[k])]
-        return Rules(
-            free,
-            beta=self._beta,
-            l1=self.alpha * self.l1_ratio,
-            l2=self.alpha * (1 - self.l1_ratio),
-            total=1.0 if self.sum_to_one else None,
-            scalable=tuple(scalable),
-            interchangeable=tuple(k for k in free if not self._held.holds(self.names[k])),
-            holds_weights=self._held.used,
-        )
-
-    def _shapes(self) -> torch.Tensor:
-        """Give the components as they are now, (K, F), in float64."""
-        if self._rebuild:
-            return self._components.H
-        factors = self._fit.factors
-        return factors.H / factors.scale[:, None]
-
-    def _keep_shapes(self) -> None:
-        """Note where the fit has brought components and strains, before constraints change."""
-        self._components.H = self._shapes()
-        factors = self._fit.factors
-        if isinstance(factors, StrainedFactors) and not self._rebuild:
-            # By the names that the fit was built with.
-            columns = factors.strains.tensor().unbind(1)
-            names = [self.names[k] for k in factors.tables.strained]
-            self._strains = dict(zip(names, columns, strict=True))
-
-    def _check_loss(self, name: str, loss: str | float) -> None:
-        if self._beta != 2:
-            raise InputError(
-                f"loss: a strain is fitted by least squares, expected 'frobenius' where component "
-                f"{name!r} has one, got {loss!r}; leave its strain out, or the loss"
-            )
-
-    def _check_family(self, name: str, family: Family) -> None:
-        self._check_loss(name, self.loss)
-        if not isinstance(family, Family) or len(family.shape) != self.n_features:
-            raise InputError(
-                f"families: expected a Family of {self.n_features} points for {name!r}, got "
-                f"{family!r}"
-            )
-
-    def _strain(self, k: int, family: Family) -> None:
-        """Hold a component at a family of shapes."""
-        name = self._components.names[k]
-        self._check_family(name, family)
-        self._components.pin(k, self._pattern(family.shape))
-        self._unstrain(name)
-        self._families[name] = family
-        if self.device.type == "cpu":
-            warm_up(strained=True)
-
-    def _unstrain(self, name: str) -> None:
-        self._families.pop(name, None)
-        self._strains.pop(name, None)
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change what is fitted, from where the fit stands; what raises has changed nothing."""
+        if not self._rebuild:
+            self._composition.follow(self._fit)
+        yield
+        self._changed = self._rebuild = True
 
     def _publish(self, started: float, *, converged: bool, latest: bool = False) -> FitResult:
         """Freeze the fit as it is; ``latest`` after an event, when nobody waits for a device."""
@@ -651,16 +556,3 @@ class StreamingNMF:
             _strained=() if strained is None else tuple(strained.tables.strained),
         )
         return self._result
-
-    # --- details ---------------------------------------------------------------------------
-
-    def _patterns(self, values: npt.ArrayLike | torch.Tensor, argument: str) -> torch.Tensor:
-        return as_patterns(
-            values, self.n_features, argument=argument, dtype=self.dtype, device=self.device
-        )
-
-    def _pattern(self, values: npt.ArrayLike | torch.Tensor) -> torch.Tensor:
-        patterns = self._patterns(values, "pattern")
-        if len(patterns) != 1:
-            raise InputError(f"pattern: expected one pattern, got {len(patterns)}")
-        return patterns[0].to(torch.float64)
