@@ -46,6 +46,8 @@ def checked_state(state: Mapping[str, npt.ArrayLike]) -> dict[str, npt.NDArray[A
     InputError
         Where one is missing or has another shape than the others ask for.
     """
+    if not isinstance(state, Mapping):
+        raise InputError(f"state: expected arrays by name, as `state` gives them, got {state!r}")
     strained = (*STRAIN_STATE, *_FAMILIES) if "family_names" in state else ()
     expected_keys = (*_STATE, *strained)
     missing = [key for key in expected_keys if key not in state]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ..errors import ComponentError, InputError
-from .constraints import as_numbers
+from .constraints import as_numbers, checked_flag
 from .kernels import kernels_for
 
 __all__ = ["Components", "as_patterns", "as_rows"]
@@ -47,6 +47,9 @@ def as_patterns(
     if not isinstance(values, torch.Tensor):
         rows = as_rows(values, n_features, argument=argument, dtype=dtype)
         return torch.from_numpy(rows).to(device)
+    if values.is_sparse or values.device.type == "meta":
+        kind = "a sparse tensor" if values.is_sparse else "a tensor without values"
+        raise InputError(f"{argument}: expected the numbers themselves, got {kind}")
     if values.is_complex():
         raise InputError(f"{argument}: expected real numbers, got {values.dtype}")
     patterns = values.detach().to(device=device, dtype=dtype, copy=True)
@@ -128,7 +131,8 @@ class Components:
                 raise InputError(
                     f"{argument}: expected at most n_components = {n_components}, got {len(values)}"
                 )
-        flags = [*map(bool, fixed), *[False] * (n_components - len(fixed))]
+        given_flags = [checked_flag(f"fixed[{k}]", flag) for k, flag in enumerate(fixed)]
+        flags = [*given_flags, *[False] * (n_components - len(fixed))]
         H = torch.zeros(n_components, n_features, dtype=torch.float64, device=device)
         for k, values in enumerate(given):
             if values is not None:

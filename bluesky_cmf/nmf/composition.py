@@ -112,6 +112,8 @@ class Composition:
 
     def strain(self, families: Mapping[str, Family]) -> None:
         """Hold components at families of shapes."""
+        if not isinstance(families, Mapping):
+            raise InputError(f"families: expected a Family by the name of each, got {families!r}")
         for name, family in families.items():
             self._check_family(name, family)
             self.components.pin(self.components.index(name), self._pattern(family.shape))

@@ -19,6 +19,7 @@ __all__ = [
     "as_numbers",
     "as_tensor",
     "checked_count",
+    "checked_flag",
     "checked_number",
     "checked_seconds",
     "checked_shape",
@@ -82,6 +83,13 @@ def checked_seconds(name: str, value: float) -> float:
     if not seconds >= 0:
         raise InputError(f"{name}: expected seconds, at least 0, got {value!r}")
     return seconds
+
+
+def checked_flag(name: str, value: Any) -> bool:
+    """Return a flag; None is False. Text and NaN would count as True."""
+    if value not in (True, False, None):
+        raise InputError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def component_count(n_components: int | None, entries: list[Any], flags: list[Any]) -> int:
@@ -233,6 +241,8 @@ def as_tensor(name: str, value: Array, dtype: torch.dtype, device: torch.device)
 def as_numbers(name: str, value: npt.ArrayLike, dtype: torch.dtype) -> npt.NDArray[Any]:
     """Copy real numbers into an array of float32 or float64 that torch takes."""
     try:
+        if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+            raise TypeError("a masked array, and values under its mask are none; fill them first")
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"numbers of dtype {array.dtype} and shape {array.shape}")
