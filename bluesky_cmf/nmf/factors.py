@@ -14,13 +14,15 @@ from .heldproducts import HeldProducts
 from .kernels import descends_on, kernels_for
 from .rows import Rows
 from .rules import Rules
-from .updates import coordinate_descent, solve_rows
+from .updates import SETTLED, coordinate_descent, solve_rows
 
 __all__ = ["Factors"]
 
 _NONE_HELD = np.zeros((0, 0))
 #: Part of ‖X‖² below which an objective is summed over rows, and not taken from products.
 _EXACT_BELOW = 1e-8
+#: Part of what a sum of squared residuals has been, below which it is taken anew.
+_ANEW_BELOW = 1e-6
 
 
 class Factors(Factorization):
@@ -58,7 +60,7 @@ class Factors(Factorization):
         K = len(H)
         self.G, self.A = self.H.new_zeros(K, K), self.H.new_zeros(K, K)
         self.B = torch.zeros_like(self.H)
-        self._W_sum = self._squared_sum = self.held_cross = 0.0
+        self._W_sum = self._squared_sum = self._largest_sum = self.held_cross = 0.0
         self._free = np.array(rules.free, dtype=np.int64)
         self._kernels = kernels_for(X.device)
         #: What descends on the weights of all rows at once, and on components, on a device.
@@ -97,8 +99,11 @@ class Factors(Factorization):
     @property
     def _left(self) -> float:
         """Squared residuals of all rows together, each as of its last solve."""
-        # Kernels keep the sum, so that an event does not go over all rows.
-        return self.squared.sum(0, len(self)) if self._kernels is None else self._squared_sum
+        # Kernels keep the sum, so that an event does not go over all rows. What it was leaves its
+        # rounding behind.
+        if self._kernels is None or self._squared_sum < _ANEW_BELOW * self._largest_sum:
+            self._squared_sum = self._largest_sum = self.squared.sum(0, len(self))
+        return self._squared_sum
 
     @property
     def penalty(self) -> float:
@@ -135,6 +140,7 @@ class Factors(Factorization):
         self.squared.replace(masters["squared"])
         # Where the third is missing, B is whole.
         self._W_sum, self._squared_sum, self.held_cross = [*masters["value"].tolist(), 0.0][:3]
+        self._largest_sum = self._squared_sum
 
     def resolve(self, start: int, stop: int) -> None:
         """Solve for the weights of rows anew, given H: exactly, or until nothing moves any more."""
@@ -218,7 +224,7 @@ class Factors(Factorization):
             self._descends.coordinate_descent(self.H, gram, self.B - rules.l1, self._flags, passes)
         else:
             self.H[:] = coordinate_descent(
-                self.H, gram, self.B - rules.l1, free=rules.free, passes=passes
+                self.H, gram, self.B - rules.l1, free=rules.free, passes=passes, settled=SETTLED
             )
         self.G[:] = self.H @ self.H.T
 
@@ -264,6 +270,7 @@ class Factors(Factorization):
         """Add to the sums that stand for all rows."""
         self._W_sum += weights
         self._squared_sum += squared
+        self._largest_sum = max(self._largest_sum, self._squared_sum)
         self.held_cross += held_cross
 
     def _resolve(self, rows: torch.Tensor, start: int, stop: int) -> None:

@@ -21,7 +21,7 @@ from .strainedrows import (
     neighbours,
     square_of,
 )
-from .updates import coordinate_descent
+from .updates import SETTLED, coordinate_descent
 
 __all__ = ["StrainedFactors"]
 
@@ -230,6 +230,7 @@ class StrainedFactors(Factorization):
             self.B - rules.l1,
             free=range(len(free)),
             passes=passes,
+            settled=SETTLED,
         )
         self.put(H)
 

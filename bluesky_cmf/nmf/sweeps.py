@@ -14,11 +14,13 @@ from .devicesweeps import DeviceSweeps, sweeps_on_device
 from .factors import Factors
 from .kernels import descends_on, kernels_for
 from .rules import Rules
-from .updates import coordinate_descent, nnls
+from .updates import SETTLED, coordinate_descent, nnls
 
 __all__ = [
+    "DEVICE_PASSES",
     "LOST",
     "NEVER",
+    "WINDOW",
     "Alternation",
     "Data",
     "Descent",
@@ -31,9 +33,11 @@ __all__ = [
     "squared_residuals",
 ]
 
-#: Coordinate-descent passes over weights, at most, and over components. Weights that are exact
-#: are worth many sweeps where patterns are few and alike.
-PASSES = (64, 4)
+#: Coordinate-descent passes over weights and over components, at most. Those over components end
+#: sooner; where phases are alike, many are worth hundreds of sweeps.
+PASSES = (64, 64)
+#: Passes over components on a device.
+DEVICE_PASSES = 4
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
@@ -308,7 +312,7 @@ class Extrapolation(Sweeps):
                 self.rules,
                 objective=self.curve[-1],
                 pace=astuple(self._pace),
-                passes=PASSES,
+                passes=(PASSES[0], DEVICE_PASSES),
             )
         self.curve += self._on_device.sweep(count)
         self.H, self.Wt = self._on_device.H, self._on_device.Wt
@@ -350,7 +354,7 @@ class Extrapolation(Sweeps):
         ahead_Wt = Wt + step * (Wt - self.Wt)
         B = X.transposed_times(ahead_Wt.T) - rules.l1
         A = ahead_Wt @ ahead_Wt.T + penalty
-        H = coordinate_descent(self._ahead_H, A, B, free=free, passes=PASSES[1])
+        H = coordinate_descent(self._ahead_H, A, B, free=free, passes=PASSES[1], settled=SETTLED)
         C = X.times(H)
         objective = self._objective(Wt, H, C)
         if objective <= self.curve[-1]:

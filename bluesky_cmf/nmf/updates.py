@@ -10,14 +10,15 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["coordinate_descent", "nnls", "nnls_to_total", "solve_rows"]
+__all__ = ["SETTLED", "coordinate_descent", "nnls", "nnls_to_total", "solve_rows"]
 
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
 _RIDGE = 1e-12
 _VANISHING = 1e-26
-#: Passes between two looks at whether they still move anything; what that is, squared.
-_LOOK_EVERY, _STILL = 4, 1e-12
+#: Passes between two looks at whether they still move anything; what that is, squared: of what
+#: there is, and, for components, of what the first pass has moved.
+_LOOK_EVERY, _STILL, SETTLED = 4, 1e-12, 1e-2
 #: Exchanges of whole sets before block pivoting falls back to single exchanges, which cannot cycle.
 _FULL_EXCHANGES = 3
 _MAX_EXCHANGES = 200
@@ -25,7 +26,13 @@ _BISECTIONS = 200
 
 
 def coordinate_descent(
-    V: torch.Tensor, G: torch.Tensor, C: torch.Tensor, *, free: Sequence[int], passes: int
+    V: torch.Tensor,
+    G: torch.Tensor,
+    C: torch.Tensor,
+    *,
+    free: Sequence[int],
+    passes: int,
+    settled: float = 0.0,
 ) -> torch.Tensor:
     """Improve V by cyclic coordinate descent (hierarchical alternating least squares).
 
@@ -41,6 +48,9 @@ def coordinate_descent(
         Rows of V that may move.
     passes : int
         Most passes over the free rows; there are fewer where they come to rest.
+    settled : float, optional
+        What that is: this part of what the first pass has moved, squared; or 1e-12 of what is
+        there.
 
     Returns
     -------
@@ -63,22 +73,21 @@ def coordinate_descent(
         V[k] = torch.where(C[k] < 0, 0.0, V[k])
     # What an extrapolation has made negative is mended also where nothing moves.
     V[list(free)] = V[list(free)].clamp(min=0)
+    weight, enough = G.diagonal()[moving], 0.0
     for done in range(passes):
         look = done % _LOOK_EVERY == _LOOK_EVERY - 1
-        before = V.clone() if look else V
+        measured = look or (done == 0 and passes >= _LOOK_EVERY)
+        before = V.clone() if measured else V
         for k in moving:
             step = torch.addmv(C[k], V.T, G[k], alpha=-1.0)
             V[k].add_(step, alpha=1.0 / diagonal[k]).clamp_(min=0)
-        if look and _still(V, before, G, moving):
-            break
+        if measured:
+            moved = float(weight @ (V - before)[moving].square().sum(1))
+            enough = settled * moved if done == 0 else enough
+            still = _STILL * float(weight @ V[moving].square().sum(1))
+            if look and moved <= max(still, enough):
+                break
     return V
-
-
-def _still(V: torch.Tensor, before: torch.Tensor, G: torch.Tensor, moving: list[int]) -> bool:
-    """Whether a pass has moved next to nothing."""
-    weight = G.diagonal()[moving]
-    moved = (weight * (V - before)[moving].abs().sum(1).square()).sum()
-    return bool(moved <= _STILL * (weight * V[moving].sum(1).square()).sum())
 
 
 def nnls(C: torch.Tensor, G: torch.Tensor, open_: torch.Tensor | None = None) -> torch.Tensor:

@@ -40,8 +40,9 @@ __all__ = [
 
 #: A diagonal element that vanishes beside the largest one, as in `updates.py`.
 _VANISHING = 1e-26
-#: Passes between two looks at whether they still move anything; what that is, squared.
-_LOOK_EVERY, _STILL = 4, 1e-12
+#: Passes between two looks at whether they still move anything; what that is, squared: of what
+#: there is, and, for components, of what the first pass has moved.
+_LOOK_EVERY, _STILL, _SETTLED = 4, 1e-12, 1e-2
 
 
 @compiled
@@ -80,9 +81,12 @@ def _transposed_product(X, V, W, free, B):
 
 @compiled
 def _descend_columns(V, G, C, free, passes):
-    """Coordinate descent on V (K, M) in place: `updates.coordinate_descent`."""
+    """Coordinate descent on V (K, M) in place: `updates.coordinate_descent`.
+
+    Returns what the first pass has moved, squared, and the last, where there are more than that.
+    """
     K, M = V.shape
-    largest = 0.0
+    largest = moved_first = moved_last = 0.0
     for k in range(K):
         largest = max(largest, G[k, k])
     held = [k for k in range(K) if k not in free]
@@ -108,6 +112,7 @@ def _descend_columns(V, G, C, free, passes):
                         b[j] -= g * u[j]
         for done in range(passes):
             look = done % _LOOK_EVERY == _LOOK_EVERY - 1
+            measured = look or (done == 0 and passes >= _LOOK_EVERY)
             moved = size = 0.0
             for k in free:
                 diagonal = G[k, k]
@@ -122,20 +127,37 @@ def _descend_columns(V, G, C, free, passes):
                         for j in range(n):
                             step[j] -= g * v[j]
                 v, inverse = V[k, first:last], 1.0 / diagonal
-                if look:
+                if measured:
                     change = total = 0.0
                     for j in range(n):
                         new = max(0.0, step[j] * inverse)
-                        change += abs(new - v[j])
-                        total += new
+                        change += (new - v[j]) * (new - v[j])
+                        total += new * new
                         v[j] = new
-                    moved += diagonal * change * change
-                    size += diagonal * total * total
+                    moved += diagonal * change
+                    size += diagonal * total
                 else:
                     for j in range(n):
                         v[j] = max(0.0, step[j] * inverse)
-            if look and moved <= _STILL * size:
+            if done == 0:
+                moved_first += moved
+            if look and (moved <= _STILL * size or done == passes - 1):
+                moved_last += moved
                 break
+    return moved_first, moved_last
+
+
+@compiled
+def _descend(H, G, C, free, passes):
+    """Do so for components: until a pass moves a small part of what the first one did."""
+    first = 0.0
+    for done in range(0, passes, _LOOK_EVERY):
+        some = min(_LOOK_EVERY, passes - done)
+        before, last = _descend_columns(H, G, C, free, some)
+        if done == 0:
+            first = before
+        if some == _LOOK_EVERY and last <= _SETTLED * first:
+            break
 
 
 @compiled
@@ -207,7 +229,7 @@ def sweep(
         _transposed_product(X, V, ahead_W, free, B)
         _penalise(A, B, l1, l2)
         new_H[:] = ahead_H
-        _descend_columns(new_H, A, B, free, passes[1])
+        _descend(new_H, A, B, free, passes[1])
         _product(X, V, new_H, free, new_C)
         gram(new_W, A)
         gram(new_H, G)
@@ -236,7 +258,7 @@ def descend_components(H, A, B, l1, l2, free, passes, G):
     if l1 > 0.0 or l2 > 0.0:
         A, B = A.copy(), B.copy()
         _penalise(A, B, l1, l2)
-    _descend_columns(H, A, B, free, passes)
+    _descend(H, A, B, free, passes)
     # Those before the first that is free have not moved.
     gram_from(H, free[0] if len(free) else len(H), G)
 
