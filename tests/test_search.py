@@ -18,11 +18,11 @@ F, N = 120, 1000
 PHASES = np.exp(-0.5 * ((np.arange(F) - np.array([[20.0], [50.0], [60.0], [90.0]])) / 9) ** 2)
 
 
-def patterns(n: int, seed: int = 0) -> np.ndarray:
+def patterns(n: int, seed: int = 0, *, moved: int = 0) -> np.ndarray:
     random = np.random.default_rng(seed)
     t = np.linspace(0, 1, n)[:, None]
     weights = np.exp(-(((t - [0.0, 0.3, 0.6, 1.0]) / 0.3) ** 2)) * random.uniform(0.8, 1.2, (n, 4))
-    return (weights @ PHASES + 0.01 * random.random((n, F))).astype("f4")
+    return (weights @ np.roll(PHASES, moved, 1) + 0.01 * random.random((n, F))).astype("f4")
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_idle_time_follows_the_fit_before_it_tries_elsewhere(
     assert asked == [N]
 
     # Other starts are under way; a few patterns come that the fit has not been brought up to.
-    found.X.append(patterns(N // 100, seed=3))
+    found.X.append(patterns(N // 100, seed=3, moved=3))
     found.follow()
     again = idle_steps_to_a_better_fit(found)
 
@@ -103,7 +103,7 @@ def test_starts_that_waited_for_the_fit_to_be_followed_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found, asked = with_starts_under_way(monkeypatch)
-    found.X.append(patterns(N // 100, seed=3))
+    found.X.append(patterns(N // 100, seed=3, moved=3))
     found.follow()
     idle_steps_to_a_better_fit(found)
 
@@ -119,7 +119,7 @@ def test_starts_that_waited_for_the_fit_to_be_followed_go_on(
 
 def test_what_was_begun_long_ago_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     found, asked = with_starts_under_way(monkeypatch)
-    found.X.append(patterns(N // 10, seed=4))
+    found.X.append(patterns(N // 10, seed=4, moved=3))
     found.follow()
     idle_steps_to_a_better_fit(found)
 

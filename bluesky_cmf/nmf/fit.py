@@ -15,10 +15,10 @@ from .jumps import Jumps
 from .rows import Rows
 from .rules import Rules
 from .search import ELSEWHERE_GROWTH, FINALISTS, Search
-from .seeds import as_shape, data_seeds, match_components, worst_of
-from .sweeps import Data, Sweeps
+from .seeds import as_shape, data_seeds, match_components, seeds_beside, worst_of
+from .sweeps import Data, Descent, Sweeps
 
-__all__ = ["TOL", "Fit"]
+__all__ = ["TOL", "Cuts", "Fit"]
 
 #: Multiply-adds that go into older rows at an event where there are too many to solve for all.
 _WINDOW_WORK = 800_000
@@ -30,6 +30,11 @@ _COPIED = 8
 _STANDING = 1e-5
 #: The relative decrease over 20 sweeps that ends a converged refit.
 TOL = 1e-5
+#: How often, at most, a converged refit goes on from a start beside the best end so far.
+_ROUNDS_BESIDE = 4
+
+#: Sweeps from the start after which trials are compared, and how many of them go on.
+Cuts = tuple[tuple[int, int], ...]
 
 
 class Fit:
@@ -222,20 +227,45 @@ class Fit:
         draws = self.few_draws if self.sampled else self.draws
         starts = self.starts(self.X, H, draws=draws)
         trials = (self.begin(start) for start in starts if start is not None)
-        finalists = self.finalists(trials, self.trial_sweeps)
-        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=self.tol) for trial in finalists]
-        best = min(ends, key=lambda end: end.objective)
+        best = self.best_end(trials, ((self.trial_sweeps, FINALISTS),))
         own = self.begin(H, W=W).descend(max_sweeps=MAX_SWEEPS, tol=self.tol)
         if own.objective < (1 - MARGIN) * best.objective:
             best = own
+        best = self.bettered(best, self.X, self.begin)
         self.take(self.challenger(best.H), anyway=True)
         return best.converged
 
-    @staticmethod
-    def finalists(trials: Iterable[Sweeps], sweeps: int) -> list[Sweeps]:
-        """Sweep a few times from each start, and keep the best: the rest would take memory."""
-        swept = (_swept(trial, sweeps) for trial in trials)
-        return heapq.nsmallest(FINALISTS, swept, key=lambda trial: trial.curve[-1])
+    def best_end(self, trials: Iterable[Sweeps], cuts: Cuts, *, most: int = MAX_SWEEPS) -> Descent:
+        """Sweep from each start, keep the best at each cut, and follow those that are left."""
+        for sweeps, count in cuts:
+            swept = (_swept(trial, sweeps) for trial in trials)
+            # One after the other: all of them would take memory.
+            trials = heapq.nsmallest(count, swept, key=lambda trial: trial.curve[-1])
+        ends = (trial.descend(max_sweeps=most, tol=self.tol) for trial in trials)
+        return min(ends, key=lambda end: end.objective)
+
+    def bettered(
+        self,
+        end: Descent,
+        X: Data,
+        begin: Callable[[torch.Tensor], Sweeps],
+        *,
+        most: int = MAX_SWEEPS,
+    ) -> Descent:
+        """Go on from where descents over X end as long as a start beside it leads further down.
+
+        That is iterated local search (Lourenço, Martin and Stützle, 2003): what is wrong with an
+        end is most often one component, which two phases share while another two share one.
+        """
+        few = self.trial_sweeps
+        for _ in range(_ROUNDS_BESIDE):
+            starts = self.beside(X, end.H)
+            trials = (begin(start) for start in starts if start is not None)
+            found = self.best_end(trials, ((few, 6), (2 * few, 3), (5 * few, 1)), most=most)
+            if found.objective >= (1 - MARGIN) * end.objective:
+                break
+            end = found
+        return end
 
     def descend(self, *, tol: float = TOL) -> None:
         """Go on from where the fit stands, and from nowhere else, to a tolerance."""
@@ -251,6 +281,10 @@ class Fit:
         With fewer draws they are the first of those with more.
         """
         return data_seeds(X, H, self.rules.free, draws=draws, seed=self.seed)
+
+    def beside(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
+        """Yield components beside those of a fit to X, None between steps."""
+        return seeds_beside(X, H, self.rules.free)
 
     def begin(self, H: torch.Tensor, *, W: torch.Tensor | None = None) -> Sweeps:
         """Begin a descent over all rows."""

@@ -20,13 +20,24 @@ from .recording import uses_graphs
 from .rows import Rows
 from .rules import Rules
 from .search import FINALISTS
-from .sweeps import LOST, Alternation, Data, Descent, Extrapolation, Sweeps, first_weights
+from .sweeps import (
+    LOST,
+    WINDOW,
+    Alternation,
+    Data,
+    Descent,
+    Extrapolation,
+    Sweeps,
+    first_weights,
+)
 
 __all__ = ["LeastSquares"]
 
-#: Sweeps of the best starts on a sample, the tolerance where sweeps are cheap, and how often the
-#: data are compressed around the end.
-_FINAL_SWEEPS, _COMPRESSED_TOL, _COMPRESSIONS = 150, 2e-6, 20
+#: Sweeps of the best starts on a sample, at most; the tolerance where sweeps are cheap.
+_FINAL_SWEEPS, _COMPRESSED_TOL = 200, 2e-6
+#: How often the data are compressed around the end; sweeps over all of them that confirm it, and
+#: that are made where they do not.
+_COMPRESSIONS, _CONFIRMING, _LAST_SWEEPS = 20, 3, 200
 #: Growth of the data that makes it worth following the fit anew beside events, on the host.
 _GROWTH = 1.02
 #: Multiply-adds of one step of a search on a device, where launches cost more than they do.
@@ -38,7 +49,8 @@ class LeastSquares(Fit):
 
     factors: Factors
 
-    draws, jump_work = 24, 40_000_000
+    draws, jump_work = 12, 40_000_000
+    passes = (64, 2)
     step_work, idle_step_work, portion = 1_200_000, 6_000_000, 4
 
     #: Older rows that an event on a device solves anew, events from one look at it to the next, and
@@ -189,24 +201,26 @@ class LeastSquares(Fit):
         self.factors.descend(self.passes[1])
 
     def _converge(self) -> bool:
-        if not (self.sampled and self.rules.extrapolable and self._compresses(len(self.X))):
+        few = len(self.X) * self.factors.H.numel() <= self.all_rows
+        large = self.sampled and not few and self._compresses(len(self.X))
+        if not (large and self.rules.extrapolable):
             return super()._converge()
         data = self._all_compressed()
         sample = data.sample(torch.unique(torch.linspace(0, len(data) - 1, self.sample).long()))
+
+        def begin(H: torch.Tensor) -> Sweeps:
+            return Extrapolation(sample, H, self.rules)
+
         starts = self.starts(sample, self.factors.H, draws=self.draws)
-        trials = [
-            self._end(sample, start, sweeps=self.trial_sweeps)
-            for start in starts
-            if start is not None
-        ]
-        trials.sort(key=lambda trial: trial.objective)
-        finals = [self._end(sample, trial.H, sweeps=_FINAL_SWEEPS) for trial in trials[:FINALISTS]]
-        best = self._end(data, min(finals, key=lambda final: final.objective).H)
+        trials = (begin(start) for start in starts if start is not None)
+        found = self.best_end(trials, ((self.trial_sweeps, FINALISTS),), most=_FINAL_SWEEPS)
+        found = self.bettered(found, sample, begin, most=_FINAL_SWEEPS)
+        best = self._end(data, found.H)
         # What the history has led to is followed only as far as it may win.
         own = Extrapolation(data, self.factors.H, self.rules, W=self.factors.W.tensor())
         own.descend(max_sweeps=2 * self.trial_sweeps, tol=_COMPRESSED_TOL)
         ahead = own.curve[-1] < (1 - MARGIN) * best.objective
-        return self._polish(own.H if ahead else best.H)
+        return self._polish(own.H if ahead else best.H) and self._confirmed()
 
     def descend(self, *, tol: float = TOL) -> None:
         """Go on from where the fit stands, and from nowhere else, to a tolerance."""
@@ -226,6 +240,21 @@ class LeastSquares(Fit):
                 return True
         return False
 
+    def _confirmed(self) -> bool:
+        """Sweep over the data themselves; go on where that leads further, and tell whether it ends.
+
+        What few rows have of their own is in no basis.
+        """
+        factors = self.factors
+        own = self.begin(factors.H, W=factors.W.tensor())
+        own.sweep(_CONFIRMING)
+        before, now = own.curve[0], own.curve[-1]
+        if before - now <= max(TOL * before * _CONFIRMING / WINDOW, own.lost):
+            return True
+        end = own.descend(max_sweeps=_LAST_SWEEPS, tol=TOL)
+        self.take(self.challenger(end.H))
+        return end.converged
+
     def _all_compressed(self) -> Compressed:
         """All rows, compressed around the fit that stands."""
         return compress(self.X, directions(self.X, self.factors.H, self.factors.B))
@@ -236,7 +265,6 @@ class LeastSquares(Fit):
         H: torch.Tensor,
         *,
         W: torch.Tensor | None = None,
-        sweeps: int = MAX_SWEEPS,
     ) -> Descent:
         state = Extrapolation(data, H, self.rules, W=W)
-        return state.descend(max_sweeps=sweeps, tol=_COMPRESSED_TOL)
+        return state.descend(max_sweeps=MAX_SWEEPS, tol=_COMPRESSED_TOL)

@@ -8,10 +8,15 @@ import torch
 from .steps import finished
 from .sweeps import Data, solve, squared_residuals
 
-__all__ = ["CHOSEN", "as_shape", "data_seeds", "match_components", "seed_worst", "worst_of"]
+__all__ = [
+    "as_shape",
+    "data_seeds",
+    "match_components",
+    "seed_worst",
+    "seeds_beside",
+    "worst_of",
+]
 
-#: Starts that are chosen before any is drawn.
-CHOSEN = 3
 #: Squared relative residual below which nothing is left to explain.
 _EXPLAINED = 1e-6
 
@@ -96,6 +101,17 @@ def data_seeds(
             pattern = X.row(row)
             start[k] = pattern / pattern.amax().clamp_min(torch.finfo(pattern.dtype).tiny)
         yield start
+
+
+def seeds_beside(X: Data, H: torch.Tensor, free: Sequence[int]) -> Iterator[torch.Tensor | None]:
+    """Yield components beside those that stand: one gives way to what the others explain worst.
+
+    Each of the free components does so in turn, to that pattern and to what the others leave of it;
+    None after each part of the work on one.
+    """
+    for k in free:
+        for residual in (False, True):
+            yield (yield from _seeded_by_steps(X, H, [k], residual=residual))
 
 
 def match_components(H: torch.Tensor, like: torch.Tensor, free: Sequence[int]) -> list[int]:

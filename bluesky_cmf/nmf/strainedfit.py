@@ -13,7 +13,7 @@ from .families import Family, Tables
 from .fit import TOL, Fit
 from .rows import Rows
 from .rules import Rules
-from .seeds import data_seeds
+from .search import FINALISTS
 from .steps import finished
 from .strainedfactors import StrainedFactors
 from .strainedrows import Seen
@@ -198,9 +198,8 @@ class StrainedFit(Fit):
         held = self.held_of(rows)
         starts = self.starts(sample, H, draws=self.draws)
         trials = (self.sweeps(sample, start, held=held) for start in starts if start is not None)
-        finalists = self.finalists(trials, _TRIAL_SWEEPS)
-        ends = [trial.descend(max_sweeps=MAX_SWEEPS, tol=TOL) for trial in finalists]
-        found = self.begin(min(ends, key=lambda end: end.objective).H)
+        end = self.best_end(trials, ((_TRIAL_SWEEPS, FINALISTS),))
+        found = self.begin(end.H)
         own = self.begin(H)
         for descent in (found, own):
             descent.descend(max_sweeps=_TRIAL_SWEEPS, tol=TOL)
@@ -238,14 +237,20 @@ class StrainedFit(Fit):
 
     def starts(self, X: Data, H: torch.Tensor, *, draws: int) -> Iterator[torch.Tensor | None]:
         """Seed from the data as they were without strain, as far as it is known."""
+        return super().starts(self._unstrained(X, H), H, draws=draws)
+
+    def beside(self, X: Data, H: torch.Tensor) -> Iterator[torch.Tensor | None]:
+        """Yield components beside those of a fit, from the data as they were without strain."""
+        return super().beside(self._unstrained(X, H), H)
+
+    def _unstrained(self, X: Data, H: torch.Tensor) -> "Unstrained":
         if X not in self._sampled:
             n = len(self.factors)
             W, strains = self.factors.W.tensor()[:n], self.factors.strains.tensor()
             W = W[:, self.tables.strained]
         else:
             _, W, strains = self._sampled[X]
-        unstrained = Unstrained(cast(Blocks, X), self.tables, H, W, strains)
-        return data_seeds(unstrained, H, self.rules.free, draws=draws, seed=self.seed)
+        return Unstrained(cast(Blocks, X), self.tables, H, W, strains)
 
     def some(self, rows: torch.Tensor, *, work: Callable[[], int]) -> Generator[None, None, Data]:
         """Copy some rows, by number, and note their strains, which sweeps over them start from."""
