@@ -817,6 +817,10 @@ def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
         ({"components": [None, np.ones((2, 4))]}, r"components\[1\]: expected one pattern, got 2"),
         ({"components": [[0, 0, 0, np.inf]]}, r"components\[0\]: expected finite intensities"),
         ({"components": [[0, 0, 0, -2]]}, r"components\[0\]: expected non-negative .* got -2"),
+        ({"fixed": ["no"]}, r"fixed\[0\]: expected True or False, got 'no'"),
+        ({"fixed": [math.nan]}, r"fixed\[0\]: expected True or False, got nan"),
+        ({"sum_to_one": "no"}, "sum_to_one: expected True or False, got 'no'"),
+        ({"families": ["a"]}, r"families: expected a Family by the name of each, got \['a'\]"),
     ],
 )
 def test_a_factorization_that_cannot_be_built_says_which_argument_is_wrong(
@@ -839,6 +843,12 @@ def test_a_factorization_that_cannot_be_built_says_which_argument_is_wrong(
         ([1, 2, np.nan, 4], "patterns: expected finite intensities"),
         ([1, 2, 1e39, 4], "patterns: expected finite intensities"),
         ([1, -3, 2, 4], "patterns: expected non-negative intensities, got -3; subtract less"),
+        (
+            np.ma.masked_greater([1.0, 2, 3, 4], 3),
+            r"patterns: expected real numbers .* \(a masked array",
+        ),
+        (torch.ones(4).to_sparse(), "patterns: expected the numbers themselves, got a sparse"),
+        (torch.ones(4, device="meta"), "patterns: expected the numbers .* without values"),
     ],
 )
 def test_patterns_that_cannot_be_used_are_refused_and_none_is_appended(
@@ -897,3 +907,30 @@ def test_there_is_no_fit_without_a_pattern() -> None:
     assert model.result is None
     with pytest.raises(InputError, match="refit: expected at least one pattern; append one first"):
         model.refit()
+
+
+def test_a_state_that_is_none_is_told_so() -> None:
+    with pytest.raises(InputError, match=r"state: expected arrays by name, .* got 3"):
+        StreamingNMF.from_state(3)  # type: ignore[arg-type]
+
+
+def test_a_divergence_beyond_all_numbers_is_an_error_and_no_result() -> None:
+    model = StreamingNMF(20, 2, loss=50.0, dtype=torch.float64)
+    model.append(1e9 * np.random.default_rng(0).random((5, 20)))
+    with np.errstate(all="ignore"), pytest.raises(InputError, match=r"loss: .* exceeds float64"):
+        model.refit()
+    assert model.result is None
+
+
+def test_an_objective_that_has_fallen_far_has_none_of_the_rounding_of_before() -> None:
+    """Without noise, what a misfit was before leaves its rounding in a running sum."""
+    rng = np.random.default_rng(1)
+    W = rng.uniform(0.2, 1, (60, 3))
+    W[:20, 1] = W[:40, 2] = 0
+    X = (W @ PHASES).astype("f4")
+    model = StreamingNMF(F, 3)
+    for n, pattern in enumerate(X, 1):
+        model.append(pattern)
+        objective, factors = model.refit().objective, model._fit.factors
+        left = X[:n].astype(float) - factors.W.tensor().numpy() @ factors.H.numpy()
+        assert objective == pytest.approx(0.5 * float((left**2).sum()), rel=1e-5, abs=1e-30)

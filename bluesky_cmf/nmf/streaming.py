@@ -13,7 +13,7 @@ from ..errors import InputError
 from .checkpoint import FIT_STATE, STRAIN_STATE, checked_state, families_of, family_state
 from .components import Components, as_patterns, as_rows
 from .composition import Composition
-from .constraints import checked_count, checked_number, checked_seconds
+from .constraints import checked_count, checked_flag, checked_number, checked_seconds
 from .covariance import Noises
 from .deadline import Deadline
 from .deviceblocks import blocks_on
@@ -135,7 +135,7 @@ class StreamingNMF:
             checked_number("alpha", alpha),
             checked_number("l1_ratio", l1_ratio, most=1),
         )
-        self.sum_to_one = bool(sum_to_one)
+        self.sum_to_one = checked_flag("sum_to_one", sum_to_one)
         self._composition = Composition(
             components_,
             loss=loss,
