@@ -125,12 +125,11 @@ def products() -> None:
 def sweeps_decided_on_the_device() -> None:
     """The same curve as with a host that decides, with sweeps that were not kept."""
     sweeps.kernels_for = lambda device: None
-    sweeps.PASSES = sweeps.PASSES[0], sweeps.DEVICE_PASSES
     cuda.SLAB = 32
     for l1, l2 in ((0.0, 0.0), (0.05, 0.2)):
         data, H = some_data(150, 70, 3)
         rules = Rules((1, 2), l1=l1, l2=l2)
-        expected = sweeps.Extrapolation(data, H.flip(0), rules)
+        expected = sweeps.Extrapolation(data, H.flip(0), rules, most=sweeps.DEVICE_PASSES)
         found = DeviceSweeps(
             data,
             expected.H.clone(),

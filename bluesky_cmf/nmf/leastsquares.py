@@ -11,6 +11,7 @@ from .compressed import Compressed, compress, compress_by_steps, directions, pay
 from .deviceblocks import DeviceBlocks, blocks_on
 from .devicesweeps import sweeps_on_device
 from .exploring import MARGIN, MAX_SWEEPS
+from .factorization import Factorization
 from .factors import Factors
 from .fit import TOL, Fit
 from .graphed import GraphedEvent
@@ -40,6 +41,8 @@ _FINAL_SWEEPS, _COMPRESSED_TOL = 200, 2e-6
 _COMPRESSIONS, _CONFIRMING, _LAST_SWEEPS = 20, 3, 200
 #: Growth of the data that makes it worth following the fit anew beside events, on the host.
 _GROWTH = 1.02
+#: Passes over components, at most, in one step of a search: more would take longer than it may.
+_STEP_PASSES = 4
 #: Multiply-adds of one step of a search on a device, where launches cost more than they do.
 _DEVICE_WORK = 100_000_000
 
@@ -155,7 +158,8 @@ class LeastSquares(Fit):
         yield None
         W = first_weights(X.device, C, H, self.rules)
         yield None
-        return Extrapolation(X, H, self.rules, W=W, C=C)
+        # A sweep is a step of what goes with events.
+        return Extrapolation(X, H, self.rules, W=W, C=C, most=_STEP_PASSES)
 
     def _shared(self, X: Data) -> HeldProducts | None:
         """Give what factors that start elsewhere share with those that stand: what is held."""
@@ -199,6 +203,10 @@ class LeastSquares(Fit):
     def _descend_bounded(self) -> None:
         # The statistics stand for all rows.
         self.factors.descend(self.passes[1])
+
+    def settle(self, challenger: Factorization) -> None:
+        """Descend from where a challenger has taken all rows in."""
+        challenger.descend(_STEP_PASSES)
 
     def _converge(self) -> bool:
         few = len(self.X) * self.factors.H.numel() <= self.all_rows

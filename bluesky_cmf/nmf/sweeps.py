@@ -256,6 +256,8 @@ class Extrapolation(Sweeps):
         What is asked of the factors.
     W, C : Tensor (N, K), optional
         Weights to start from, by default the exact ones; and XHᵀ.
+    most : int, optional
+        Passes over the components, at most.
 
     Attributes
     ----------
@@ -273,8 +275,10 @@ class Extrapolation(Sweeps):
         *,
         W: torch.Tensor | None = None,
         C: torch.Tensor | None = None,
+        most: int = PASSES[1],
     ) -> None:
         self.X, self.rules, self.H = X, rules, H.clone()
+        self._passes = PASSES[0], most
         self._C = X.times(self.H) if C is None else C
         if W is None:
             W = first_weights(X.device, self._C, self.H, rules)
@@ -312,7 +316,7 @@ class Extrapolation(Sweeps):
                 self.rules,
                 objective=self.curve[-1],
                 pace=astuple(self._pace),
-                passes=(PASSES[0], DEVICE_PASSES),
+                passes=(self._passes[0], DEVICE_PASSES),
             )
         self.curve += self._on_device.sweep(count)
         self.H, self.Wt = self._on_device.H, self._on_device.Wt
@@ -336,7 +340,7 @@ class Extrapolation(Sweeps):
             self._ahead_C.numpy(),
             pace,
             np.array(self.rules.free, dtype=np.int64),
-            PASSES,
+            self._passes,
             count,
             curve,
         )
@@ -350,11 +354,13 @@ class Extrapolation(Sweeps):
         penalty = rules.l2 * torch.eye(len(self.H), dtype=self.H.dtype, device=self.H.device)
         G = self._ahead_H @ self._ahead_H.T + penalty
         right = self._ahead_C.T - rules.l1
-        Wt = coordinate_descent(self._ahead_Wt, G, right, free=every, passes=PASSES[0])
+        Wt = coordinate_descent(self._ahead_Wt, G, right, free=every, passes=self._passes[0])
         ahead_Wt = Wt + step * (Wt - self.Wt)
         B = X.transposed_times(ahead_Wt.T) - rules.l1
         A = ahead_Wt @ ahead_Wt.T + penalty
-        H = coordinate_descent(self._ahead_H, A, B, free=free, passes=PASSES[1], settled=SETTLED)
+        H = coordinate_descent(
+            self._ahead_H, A, B, free=free, passes=self._passes[1], settled=SETTLED
+        )
         C = X.times(H)
         objective = self._objective(Wt, H, C)
         if objective <= self.curve[-1]:
