@@ -137,7 +137,7 @@ def sweeps_decided_on_the_device() -> None:
             rules,
             objective=expected.curve[0],
             pace=astuple(sweeps.Pace()),
-            passes=sweeps.PASSES,
+            passes=(sweeps.PASSES[0], sweeps.DEVICE_PASSES),
         )
         expected.sweep(25)
         curve = found.sweep(1) + found.sweep(24)

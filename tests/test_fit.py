@@ -296,13 +296,14 @@ def test_held_weights_and_fractions_are_searched_as_well() -> None:
 
 
 def test_without_numba_torch_follows_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    X = ramp()[:150]
+    # Further on, rounding decides when a search that goes with events is through.
+    X = ramp()[:110]
     _, fused = streamed(X)
     for module in ("factors", "blocks", "sweeps"):
         monkeypatch.setattr(f"bluesky_cmf.nmf.{module}.kernels_for", lambda device: None)
     _, plain = streamed(X)
 
-    assert plain[-1].objective == pytest.approx(fused[-1].objective, rel=0.05)
+    assert plain[-1].objective == pytest.approx(fused[-1].objective, rel=2e-3)
     for result in plain[::50]:
         assert result.objective == pytest.approx(half_square(X, result), rel=1e-4)
 

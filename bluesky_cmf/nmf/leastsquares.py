@@ -23,6 +23,7 @@ from .rules import Rules
 from .search import FINALISTS
 from .sweeps import (
     LOST,
+    PASSES,
     WINDOW,
     Alternation,
     Data,
@@ -41,8 +42,8 @@ _FINAL_SWEEPS, _COMPRESSED_TOL = 200, 2e-6
 _COMPRESSIONS, _CONFIRMING, _LAST_SWEEPS = 20, 3, 200
 #: Growth of the data that makes it worth following the fit anew beside events, on the host.
 _GROWTH = 1.02
-#: Passes over components, at most, in one step of a search: more would take longer than it may.
-_STEP_PASSES = 4
+#: Fewest passes over components, and part of a step of a search, one in so many, that they take.
+_FEW_PASSES, _PASSES_PART = 4, 4
 #: Multiply-adds of one step of a search on a device, where launches cost more than they do.
 _DEVICE_WORK = 100_000_000
 
@@ -158,8 +159,13 @@ class LeastSquares(Fit):
         yield None
         W = first_weights(X.device, C, H, self.rules)
         yield None
-        # A sweep is a step of what goes with events.
-        return Extrapolation(X, H, self.rules, W=W, C=C, most=_STEP_PASSES)
+        return Extrapolation(X, H, self.rules, W=W, C=C, most=self._step_passes)
+
+    @property
+    def _step_passes(self) -> int:
+        """Passes over components, at most, in what is one step of a search."""
+        work = max(1, len(self.rules.free) * self.factors.H.numel())
+        return max(_FEW_PASSES, min(PASSES[1], self.step_work // (_PASSES_PART * work)))
 
     def _shared(self, X: Data) -> HeldProducts | None:
         """Give what factors that start elsewhere share with those that stand: what is held."""
@@ -206,7 +212,7 @@ class LeastSquares(Fit):
 
     def settle(self, challenger: Factorization) -> None:
         """Descend from where a challenger has taken all rows in."""
-        challenger.descend(_STEP_PASSES)
+        challenger.descend(self._step_passes)
 
     def _converge(self) -> bool:
         few = len(self.X) * self.factors.H.numel() <= self.all_rows

@@ -20,6 +20,7 @@ __all__ = [
     "DEVICE_PASSES",
     "LOST",
     "NEVER",
+    "PASSES",
     "WINDOW",
     "Alternation",
     "Data",
