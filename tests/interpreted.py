@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from triton.runtime import interpreter
 
-from bluesky_cmf.nmf import blocks, factors, kernels, pinned, sweeps
+from bluesky_cmf.nmf import blocks, factors, kernels, pinned, sweeps, updates
 from bluesky_cmf.nmf.deviceblocks import DeviceBlocks
 from bluesky_cmf.nmf.devicesweeps import DeviceSweeps
 from bluesky_cmf.nmf.eventtables import DeviceTables, EventBuffers, HostTables
@@ -129,7 +129,7 @@ def sweeps_decided_on_the_device() -> None:
     for l1, l2 in ((0.0, 0.0), (0.05, 0.2)):
         data, H = some_data(150, 70, 3)
         rules = Rules((1, 2), l1=l1, l2=l2)
-        expected = sweeps.Extrapolation(data, H.flip(0), rules, most=sweeps.DEVICE_PASSES)
+        expected = sweeps.Extrapolation(data, H.flip(0), rules, most=updates.DEVICE_PASSES)
         found = DeviceSweeps(
             data,
             expected.H.clone(),
@@ -137,7 +137,7 @@ def sweeps_decided_on_the_device() -> None:
             rules,
             objective=expected.curve[0],
             pace=astuple(sweeps.Pace()),
-            passes=(sweeps.PASSES[0], sweeps.DEVICE_PASSES),
+            passes=(sweeps.PASSES[0], updates.DEVICE_PASSES),
         )
         expected.sweep(25)
         curve = found.sweep(1) + found.sweep(24)

@@ -820,6 +820,7 @@ def test_a_state_that_lacks_an_array_or_does_not_fit_is_refused() -> None:
         ({"fixed": ["no"]}, r"fixed\[0\]: expected True or False, got 'no'"),
         ({"fixed": [math.nan]}, r"fixed\[0\]: expected True or False, got nan"),
         ({"sum_to_one": "no"}, "sum_to_one: expected True or False, got 'no'"),
+        ({"sum_to_one": np.ones(2)}, "sum_to_one: expected True or False, got array"),
         ({"families": ["a"]}, r"families: expected a Family by the name of each, got \['a'\]"),
     ],
 )
@@ -881,6 +882,7 @@ def test_patterns_that_cannot_be_used_are_refused_and_none_is_appended(
             "pattern: a fixed component needs",
         ),
         (lambda m: m.add_component("c", -np.ones(4)), InputError, "pattern: expected non-negative"),
+        (lambda m: m.add_component("c", np.ones(4), "no"), InputError, "fixed: expected True or F"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_refused_and_changes_nothing(

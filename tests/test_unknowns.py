@@ -201,7 +201,7 @@ def test_another_model_begins_anew() -> None:
     assert len(alarms_of(ramp.x, half[0], ramp.components, watch=watch)) == 1
     watch.reset()
     (alarm,) = alarms_of(ramp.x, half[1], ramp.components, watch=watch, first=41)
-    assert alarm.since == 41 and not alarm.from_first
+    assert alarm.since == 41 and alarm.or_before and not alarm.from_first
     watch.reset()
     whole = np.vstack([ramp.components, ramp.hidden])
     assert not alarms_of(ramp.x, half[1], whole, watch=watch, first=41)

@@ -47,8 +47,8 @@ def as_patterns(
     if not isinstance(values, torch.Tensor):
         rows = as_rows(values, n_features, argument=argument, dtype=dtype)
         return torch.from_numpy(rows).to(device)
-    if values.is_sparse or values.device.type == "meta":
-        kind = "a sparse tensor" if values.is_sparse else "a tensor without values"
+    if values.layout != torch.strided or values.device.type == "meta":
+        kind = "a tensor without values" if values.device.type == "meta" else "a sparse tensor"
         raise InputError(f"{argument}: expected the numbers themselves, got {kind}")
     if values.is_complex():
         raise InputError(f"{argument}: expected real numbers, got {values.dtype}")

@@ -9,6 +9,7 @@ import torch
 from ..errors import InputError
 from .blocks import Blocks
 from .components import Components, as_patterns
+from .constraints import checked_flag
 from .divergencefit import DivergenceFit
 from .families import Family
 from .fit import Fit
@@ -27,7 +28,7 @@ Patterns = npt.ArrayLike | torch.Tensor
 
 @dataclass(eq=False)
 class Composition:
-    """What may change between two fits, by name, and the fit that is built of it.
+    """What is asked of a fit, much of which may change between two of them, and how one is built.
 
     Attributes
     ----------
@@ -114,13 +115,14 @@ class Composition:
         """Hold components at families of shapes."""
         if not isinstance(families, Mapping):
             raise InputError(f"families: expected a Family by the name of each, got {families!r}")
-        for name, family in families.items():
-            self._check_family(name, family)
-            self.components.pin(self.components.index(name), self._pattern(family.shape))
-            self._unstrain(name)
-            self.families[name] = family
+        # All that may fail comes first.
+        shapes = [self._shape_of(name, family) for name, family in families.items()]
         if families and self.device.type == "cpu":
             warm_up(strained=True)
+        for (name, family), shape in zip(families.items(), shapes, strict=True):
+            self.components.pin(self.components.index(name), shape)
+            self._unstrain(name)
+            self.families[name] = family
 
     def fix(self, name: str, pattern: Patterns | None, family: Family | None) -> None:
         """Hold a component at a pattern (F,), at the shape that it has, or at a family's."""
@@ -142,12 +144,13 @@ class Composition:
         self, name: str | None, pattern: Patterns | None, fixed: bool, family: Family | None
     ) -> str:
         """Append a component and return its name."""
+        fixed = checked_flag("fixed", fixed)
         if fixed and pattern is None:
             raise InputError("pattern: a fixed component needs a pattern to hold, got None")
         name = self.components.new_name(name)
         values = None if pattern is None else self._pattern(pattern)
         if family is not None:
-            self._check_family(name, family)
+            self._shape_of(name, family)
         self.components.add(name, values, fixed=fixed)
         self.held.add(name)
         if family is not None:
@@ -167,7 +170,8 @@ class Composition:
         self.families.pop(name, None)
         self._strains.pop(name, None)
 
-    def _check_family(self, name: str, family: Family) -> None:
+    def _shape_of(self, name: str, family: Family) -> torch.Tensor:
+        """Check a family of shapes, and give the one without strain."""
         if self._beta != 2:
             raise InputError(
                 f"loss: a strain is fitted by least squares, expected 'frobenius' where component "
@@ -178,6 +182,7 @@ class Composition:
             raise InputError(
                 f"families: expected a Family of {n_features} points for {name!r}, got {family!r}"
             )
+        return self._pattern(family.shape)
 
     def _pattern(self, values: Patterns) -> torch.Tensor:
         patterns = as_patterns(

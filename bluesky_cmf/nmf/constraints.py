@@ -87,7 +87,7 @@ def checked_seconds(name: str, value: float) -> float:
 
 def checked_flag(name: str, value: Any) -> bool:
     """Return a flag; None is False. Text and NaN would count as True."""
-    if value not in (True, False, None):
+    if not (np.ndim(value) == 0 and value in (True, False, None)):
         raise InputError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 

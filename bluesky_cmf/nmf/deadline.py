@@ -37,7 +37,3 @@ class Deadline:
         if self._interrupted is not None and self._interrupted():
             return 0.0
         return self._at if math.isinf(self._at) else max(0.0, self._at - time.perf_counter())
-
-    def earlier(self, fraction: float) -> "Deadline":
-        """Give the deadline after a fraction of what is left."""
-        return Deadline(time.perf_counter() + fraction * self.left, self._interrupted)

@@ -1,6 +1,5 @@
 """Other losses than least squares: factors for the beta-divergence, and sweeps over them."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -8,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import InputError
 from .blocks import Blocks
 from .covariance import Noises, known_meat, on_host, weight_covariance
 from .factorization import Factorization, free_weights, spread
@@ -252,16 +250,6 @@ class DivergenceFit(Fit):
     ) -> None:
         self._floor = Floor()
         super().__init__(X, H, rules, seed=seed, held=held)
-
-    def follow(self) -> bool:
-        """Take new rows in at a bounded cost; tell whether all weights are exact then."""
-        exact = super().follow()
-        if not math.isfinite(self.objective):
-            raise InputError(
-                f"loss: the divergence of these patterns at beta={self.rules.beta} exceeds "
-                "float64; scale them or take a beta nearer to 1"
-            )
-        return exact
 
     def _factors(self, X: Blocks, H: torch.Tensor, held: Rows | None) -> Reweighted:
         return Reweighted(X, H, self.rules, floor=self._floor, held=held)

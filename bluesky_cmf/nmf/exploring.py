@@ -1,7 +1,6 @@
 """Look for a better fit between events while rows are few: by sweeps over all of them."""
 
 from collections.abc import Generator, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,8 +17,8 @@ __all__ = ["MARGIN", "MAX_SWEEPS", "Exploration"]
 _PROMISING = 1.1
 #: Most sweeps of a descent, and the relative decrease over 20 sweeps that ends it between events.
 MAX_SWEEPS, _TOL = 2000, 1e-4
-#: What a start that depends on the history must win by: within this the data's own start is
-#: taken, so that the end does not depend on timing.
+#: What another start must win by to be worth another fit; and, at the end, what the history must
+#: win by: within this the data's own start is taken, so that the end does not depend on timing.
 MARGIN = 2e-4
 #: What following the fit that stands must gain to be worth weights for all rows.
 _WORTH = 1e-5
@@ -70,15 +69,18 @@ class Exploration:
         if self._begun != n:
             self._work, self._begun = self._explored(), n
         adopted = False
-        while self._work is not None and not deadline.passed:
-            try:
-                adopted = next(self._work) or adopted
-            except StopIteration:
-                self._work = None
-            except BaseException:
-                # What has raised would neither go on nor end.
-                self.drop()
-                raise
+        try:
+            while self._work is not None and not deadline.passed:
+                step = next(self._work, None)
+                if step is None:
+                    self._work = None
+                adopted = bool(step) or adopted
+        except BaseException:
+            # What has raised would not go on.
+            self.drop()
+            raise
+        finally:
+            self._deadline = NEVER
         return adopted
 
     def _explored(self) -> Steps:
@@ -108,18 +110,22 @@ class Exploration:
                 if start is not None:
                     trials.append(fit.begin(start))
                     yield from self._swept(trials[-1], fit.trial_sweeps)
-            for count, sweeps in ((3, 2), (1, 5)):
-                trials = sorted(trials, key=lambda trial: trial.curve[-1])[:count]
+            for sweeps, count in fit.cuts:
                 for trial in trials:
-                    yield from self._swept(trial, sweeps * fit.trial_sweeps)
+                    yield from self._swept(trial, sweeps)
+                trials = sorted(trials, key=lambda trial: trial.curve[-1])[:count]
             better = yield from self._judged(trials)
 
     def _elsewhere(self, starts: Iterator[torch.Tensor | None]) -> Generator[bool, None, bool]:
         """Try some starts that depend on the data alone; tell whether these were the last."""
         fit, trials = self._fit, list[Sweeps]()
-        for start in islice((start for start in starts if start is not None), _AT_ONCE):
-            trials.append(fit.begin(start))
-            yield from self._swept(trials[-1], fit.trial_sweeps)
+        for start in starts:
+            yield False
+            if start is not None:
+                trials.append(fit.begin(start))
+                yield from self._swept(trials[-1], fit.trial_sweeps)
+            if len(trials) == _AT_ONCE:
+                break
         if (yield from self._judged(trials)):
             yield from self._beside()
         return len(trials) < _AT_ONCE

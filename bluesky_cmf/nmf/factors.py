@@ -14,7 +14,7 @@ from .heldproducts import HeldProducts
 from .kernels import descends_on, kernels_for
 from .rows import Rows
 from .rules import Rules
-from .updates import SETTLED, coordinate_descent, solve_rows
+from .updates import DEVICE_PASSES, SETTLED, coordinate_descent, solve_rows
 
 __all__ = ["Factors"]
 
@@ -221,7 +221,8 @@ class Factors(Factorization):
             return
         gram = self.A + rules.l2 * torch.eye(len(self.A), dtype=self.A.dtype, device=self.A.device)
         if self._descends is not None:
-            self._descends.coordinate_descent(self.H, gram, self.B - rules.l1, self._flags, passes)
+            few = min(passes, DEVICE_PASSES)
+            self._descends.coordinate_descent(self.H, gram, self.B - rules.l1, self._flags, few)
         else:
             self.H[:] = coordinate_descent(
                 self.H, gram, self.B - rules.l1, free=rules.free, passes=passes, settled=SETTLED

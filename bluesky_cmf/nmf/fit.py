@@ -72,7 +72,7 @@ class Fit:
     jump_work = 0
     #: Relative decrease over 20 sweeps that ends a converged refit: less where sweeps are cheap.
     tol = TOL
-    #: Draws of rows among the starts: beside events and at first, and where there is time.
+    #: Draws of rows among the starts: on a sample, and where rows are few.
     few_draws = draws = 4
     #: Multiply-adds of one step of a search that goes with an event, and of one in idle time,
     #: which is to take no more than a few milliseconds.
@@ -244,6 +244,12 @@ class Fit:
         ends = (trial.descend(max_sweeps=most, tol=self.tol) for trial in trials)
         return min(ends, key=lambda end: end.objective)
 
+    @property
+    def cuts(self) -> Cuts:
+        """When starts beside a fit are compared."""
+        few = self.trial_sweeps
+        return (few, 6), (2 * few, 3), (5 * few, 1)
+
     def bettered(
         self,
         end: Descent,
@@ -257,11 +263,10 @@ class Fit:
         That is iterated local search (Lourenço, Martin and Stützle, 2003): what is wrong with an
         end is most often one component, which two phases share while another two share one.
         """
-        few = self.trial_sweeps
         for _ in range(_ROUNDS_BESIDE):
             starts = self.beside(X, end.H)
             trials = (begin(start) for start in starts if start is not None)
-            found = self.best_end(trials, ((few, 6), (2 * few, 3), (5 * few, 1)), most=most)
+            found = self.best_end(trials, self.cuts, most=most)
             if found.objective >= (1 - MARGIN) * end.objective:
                 break
             end = found

@@ -95,6 +95,8 @@ class Search:
             adopted = self._exploration.improve(deadline)
             self.settled = self._exploration.settled
             return adopted
+        # Its time is over, and what it had begun takes memory.
+        self._exploration.drop()
         while not self.settled and not deadline.passed:
             adopted = self.step(idle=True) or adopted
         return adopted

@@ -112,7 +112,8 @@ class StrainedFactors(Factorization):
         gram = float((self.A[free][:, free] * self._free_G).sum())
         objective = self._parts_sum - cross + 0.5 * gram
         if objective < _EXACT_BELOW * self.X.half_norm:
-            objective = 0.5 * max(0.0, self._squared_sum)
+            # A running sum keeps the rounding of what it was.
+            objective = 0.5 * max(0.0, self.squared.sum(0, len(self)))
         return objective + self.penalty
 
     @property

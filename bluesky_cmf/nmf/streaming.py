@@ -1,5 +1,6 @@
 """A factorization that grows: append a pattern, refit from where it stood, change constraints."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -116,11 +117,6 @@ class StreamingNMF:
         # With strains the kernels of the CPU are faster than any device.
         chosen = "cpu" if device == "auto" and families else device
         self.device = chosen_device(chosen)
-        if self.device.type == "cpu":
-            # Now, and not at the first pattern.
-            warm_up(beta=beta)
-        else:
-            device_products(self.device)
         self.dtype, self.loss, self.seed = dtype, loss, seed
         components_ = Components.build(
             n_features,
@@ -145,6 +141,11 @@ class StreamingNMF:
             sum_to_one=self.sum_to_one,
         )
         self._composition.strain(families or {})
+        if self.device.type == "cpu":
+            # Now, and not at the first pattern.
+            warm_up(beta=beta)
+        else:
+            device_products(self.device)
         self._X = blocks_on(n_features, dtype=dtype, device=self.device)
         self._fit = self._composition.fit(self._X, seed=seed)
         self._exact = True
@@ -229,8 +230,9 @@ class StreamingNMF:
         Parameters
         ----------
         converge : bool, optional
-            Go on until the objective falls by less than 1e-5 of itself in 20 sweeps, and also
-            from starts that depend on the data alone; take the best.
+            Go on until the objective falls by less than 1e-5 of itself in 20 sweeps, also from
+            starts that depend on the data alone, and from others beside the best of these; take
+            the best.
 
         Returns
         -------
@@ -530,20 +532,29 @@ class StreamingNMF:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Change what is fitted, from where the fit stands; what raises has changed nothing."""
+        """Change what is fitted, from where the fit stands."""
         if not self._rebuild:
             self._composition.follow(self._fit)
-        yield
-        self._changed = self._rebuild = True
+        try:
+            yield
+        finally:
+            # To build anew what has not changed does no harm.
+            self._changed = self._rebuild = True
 
     def _publish(self, started: float, *, converged: bool, latest: bool = False) -> FitResult:
         """Freeze the fit as it is; ``latest`` after an event, when nobody waits for a device."""
         fit, factors = self._fit, self._fit.factors
+        objective = fit.latest_objective if latest else fit.objective
+        if isinstance(objective, float) and not math.isfinite(objective):
+            raise InputError(
+                f"loss: what {self.loss!r} says of these patterns exceeds float64; begin anew with "
+                "patterns that are scaled, or with a loss nearer to 'kullback-leibler'"
+            )
         strained = factors if isinstance(factors, StrainedFactors) else None
         self._result = FitResult(
             names=self.names,
             fixed=self.fixed,
-            _objective=fit.latest_objective if latest else fit.objective,
+            _objective=objective,
             n_patterns=len(self._X),
             converged=converged,
             seconds=time.perf_counter() - started,

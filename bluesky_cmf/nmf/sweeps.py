@@ -14,10 +14,9 @@ from .devicesweeps import DeviceSweeps, sweeps_on_device
 from .factors import Factors
 from .kernels import descends_on, kernels_for
 from .rules import Rules
-from .updates import SETTLED, coordinate_descent, nnls
+from .updates import DEVICE_PASSES, SETTLED, coordinate_descent, nnls
 
 __all__ = [
-    "DEVICE_PASSES",
     "LOST",
     "NEVER",
     "PASSES",
@@ -37,8 +36,6 @@ __all__ = [
 #: Coordinate-descent passes over weights and over components, at most. Those over components end
 #: sooner; where phases are alike, many are worth hundreds of sweeps.
 PASSES = (64, 64)
-#: Passes over components on a device.
-DEVICE_PASSES = 4
 #: Sweeps over which the decrease is judged.
 WINDOW = 20
 #: Decrease that is lost beside ½‖X‖²: data without noise are never explained to the last bit.
@@ -258,7 +255,7 @@ class Extrapolation(Sweeps):
     W, C : Tensor (N, K), optional
         Weights to start from, by default the exact ones; and XHᵀ.
     most : int, optional
-        Passes over the components, at most.
+        Passes over the components, at most; a device makes `updates.DEVICE_PASSES`.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["SETTLED", "coordinate_descent", "nnls", "nnls_to_total", "solve_rows"]
+__all__ = ["DEVICE_PASSES", "SETTLED", "coordinate_descent", "nnls", "nnls_to_total", "solve_rows"]
 
 #: Ridge, relative to the largest diagonal element, that keeps equal components apart from a
 #: singular matrix; it splits the weight of identical components evenly.
@@ -19,6 +19,8 @@ _VANISHING = 1e-26
 #: Passes between two looks at whether they still move anything; what that is, squared: of what
 #: there is, and, for components, of what the first pass has moved.
 _LOOK_EVERY, _STILL, SETTLED = 4, 1e-12, 1e-2
+#: Passes over components on a device, which does not tell when they settle.
+DEVICE_PASSES = 4
 #: Exchanges of whole sets before block pivoting falls back to single exchanges, which cannot cycle.
 _FULL_EXCHANGES = 3
 _MAX_EXCHANGES = 200

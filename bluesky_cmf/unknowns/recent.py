@@ -32,11 +32,6 @@ class Recent:
     def __len__(self) -> int:
         return min(self._total, self._capacity)
 
-    @property
-    def overflowed(self) -> bool:
-        """Whether others were before those that it holds."""
-        return self._total > self._capacity
-
     def add(self, **rows: npt.NDArray[np.generic]) -> None:
         """Add rows (M, …) to each table, at most as many as it holds."""
         count = len(next(iter(rows.values())))

@@ -70,7 +70,7 @@ class _Candidate:
     log_p: float
     span: int
     n_patterns: int
-    #: Whether these are all that are remembered, and others were before them.
+    #: Whether these are all that are remembered.
     or_before: bool
     left: Array
     share: float
@@ -346,7 +346,7 @@ class Watch:
             log_p=float(seen.log_p[0]),
             span=SPANS[span],
             n_patterns=len(residuals) - since,
-            or_before=since == 0 and self._recent.overflowed,
+            or_before=since == 0,
             left=left,
             share=float(left[places.template > 0].sum()) / total,
             told=before,

@@ -83,7 +83,7 @@ def _transposed_product(X, V, W, free, B):
 def _descend_columns(V, G, C, free, passes):
     """Coordinate descent on V (K, M) in place: `updates.coordinate_descent`.
 
-    Returns what the first pass has moved, squared, and the last, where there are more than that.
+    Returns what the first pass has moved, squared, and the last: where they fill a round.
     """
     K, M = V.shape
     largest = moved_first = moved_last = 0.0
@@ -149,7 +149,7 @@ def _descend_columns(V, G, C, free, passes):
 
 @compiled
 def _descend(H, G, C, free, passes):
-    """Do so for components: until a pass moves a small part of what the first one did."""
+    """Coordinate descent on components, until a pass moves a small part of what the first did."""
     first = 0.0
     for done in range(0, passes, _LOOK_EVERY):
         some = min(_LOOK_EVERY, passes - done)
