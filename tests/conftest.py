@@ -29,6 +29,17 @@ class Ramp:
     wavelength: float
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Problems this small are slower on many threads, above all on a busy machine."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def batio3() -> Iterator[Ramp]:
     path = DATA / "batio3" / "ramp.npz"

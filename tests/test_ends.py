@@ -18,12 +18,7 @@ POINTS = 400
 X_AXIS = np.linspace(0, 1, POINTS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def lines(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Known phases whose lattice expands: a strain per pattern, fitted with its weight."""
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,7 @@ BOUNDS = (-0.01, 0.02)
 LINES = {"a": (1.5, 2.4, 3.7, 5.2), "b": (1.8, 2.9, 4.4, 5.6), "c": (2.1, 3.3, 4.9)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pattern(name: str, strain: float = 0.0, x: np.ndarray = X_AXIS) -> np.ndarray:

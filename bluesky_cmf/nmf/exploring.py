@@ -109,7 +109,6 @@ class Exploration:
                 yield False
                 if start is not None:
                     trials.append(fit.begin(start))
-                    yield from self._swept(trials[-1], fit.trial_sweeps)
             for sweeps, count in fit.cuts:
                 for trial in trials:
                     yield from self._swept(trial, sweeps)

@@ -93,12 +93,11 @@ class Factors(Factorization):
         if objective < _EXACT_BELOW * self.X.half_norm:
             # Of patterns that are explained to rounding, products would leave nothing: the sum of
             # the residuals does, each as of the last solve of its row.
-            objective = 0.5 * max(0.0, self._left)
+            objective = 0.5 * max(0.0, self._left())
         return objective + self.penalty
 
-    @property
     def _left(self) -> float:
-        """Squared residuals of all rows together, each as of its last solve."""
+        """Sum up the squared residuals of all rows, each as of its last solve."""
         # Kernels keep the sum, so that an event does not go over all rows. What it was leaves its
         # rounding behind.
         if self._kernels is None or self._squared_sum < _ANEW_BELOW * self._largest_sum:
@@ -120,7 +119,7 @@ class Factors(Factorization):
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": self.B,
-            "value": self.H.new_tensor([self._W_sum, self._left, self.held_cross]),
+            "value": self.H.new_tensor([self._W_sum, self._left(), self.held_cross]),
         }
         return {key: np.array(tensor.cpu().numpy()) for key, tensor in tensors.items()}
 

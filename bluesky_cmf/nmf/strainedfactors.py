@@ -90,7 +90,7 @@ class StrainedFactors(Factorization):
         self._free_G = self.H.new_zeros(free, free)
         self._cross = self.H.new_zeros(len(tables.rows), free)
         self._known = torch.zeros(len(tables.rows), dtype=torch.bool)
-        self._W_sum = self._squared_sum = self._parts_sum = 0.0
+        self._W_sum = self._parts_sum = 0.0
         self._order = np.array(tables.order, dtype=np.int64)
         self._every = np.arange(free)
         self._kernels, self._products = strained_kernels_for(X.device), kernels_for(X.device)
@@ -112,8 +112,7 @@ class StrainedFactors(Factorization):
         gram = float((self.A[free][:, free] * self._free_G).sum())
         objective = self._parts_sum - cross + 0.5 * gram
         if objective < _EXACT_BELOW * self.X.half_norm:
-            # A running sum keeps the rounding of what it was.
-            objective = 0.5 * max(0.0, self.squared.sum(0, len(self)))
+            objective = 0.5 * self.squared.sum(0, len(self))
         return objective + self.penalty
 
     @property
@@ -255,7 +254,7 @@ class StrainedFactors(Factorization):
             "squared": self.squared.tensor(),
             "gram": self.A,
             "cross": cross,
-            "value": self.H.new_tensor([self._W_sum, self._squared_sum]),
+            "value": self.H.new_tensor([self._W_sum, self.squared.sum(0, len(self))]),
             "strains": self.strains.tensor(),
             "strain_parts": self._parts.tensor(),
             "strain_anchors": torch.cat([self.anchors, self.H.new_tensor([self._parts_sum])]),
@@ -278,7 +277,7 @@ class StrainedFactors(Factorization):
             (self._parts, "strain_parts"),
         ):
             rows.replace(masters[key])
-        self._W_sum, self._squared_sum = masters["value"].tolist()
+        self._W_sum, _ = masters["value"].tolist()
         self.anchors[:], self._parts_sum = (
             masters["strain_anchors"][:-1],
             float(masters["strain_anchors"][-1]),
@@ -319,7 +318,7 @@ class StrainedFactors(Factorization):
         self, rows: torch.Tensor, start: int, stop: int, *, fresh: bool, others: torch.Tensor | None
     ) -> None:
         rules = self.rules
-        gained, left, parts = self._kernels.resolve(  # type: ignore[union-attr]
+        gained, _, parts = self._kernels.resolve(  # type: ignore[union-attr]
             rows.numpy(),
             self.X.norms_array[start:stop],
             self._tables,
@@ -340,7 +339,6 @@ class StrainedFactors(Factorization):
             _NOTHING if others is None else others.contiguous().numpy(),
         )
         self._W_sum += gained
-        self._squared_sum += left
         self._parts_sum += parts
 
     def _resolve_piece(
@@ -370,13 +368,10 @@ class StrainedFactors(Factorization):
         lost = squared < _EXACT_BELOW * norms
         if bool(lost.any()):
             squared = torch.where(lost, (X - self.reconstruct(W, start)).square().sum(1), squared)
-        for table, new, name in (
-            (self._parts, parts, "_parts_sum"),
-            (self.squared, squared, "_squared_sum"),
-        ):
-            view = table.view(start, stop)[:, 0]
-            setattr(self, name, getattr(self, name) + float((new - view).sum()))
-            view[:] = new
+        self.squared.view(start, stop)[:, 0] = squared
+        view = self._parts.view(start, stop)[:, 0]
+        self._parts_sum += float((parts - view).sum())
+        view[:] = parts
 
     def _move(
         self,

@@ -118,7 +118,7 @@ class StreamingNMF:
         chosen = "cpu" if device == "auto" and families else device
         self.device = chosen_device(chosen)
         self.dtype, self.loss, self.seed = dtype, loss, seed
-        components_ = Components.build(
+        given = Components.build(
             n_features,
             n_components,
             names=names,
@@ -133,7 +133,7 @@ class StreamingNMF:
         )
         self.sum_to_one = checked_flag("sum_to_one", sum_to_one)
         self._composition = Composition(
-            components_,
+            given,
             loss=loss,
             dtype=dtype,
             alpha=self.alpha,
