@@ -257,3 +257,17 @@ def test_whoever_waits_for_the_compiler_is_told(
     kernels.warm_up.__wrapped__()
 
     assert told.is_set()
+
+
+def test_powers_are_those_of_numpy_and_end_in_zero_and_infinity_where_those_do():
+    from bluesky_cmf.nmf.kernels.divergence import _power
+
+    v = np.exp(np.random.default_rng(0).uniform(-40, 40, 1001))
+    found, scratch = np.empty_like(v), np.empty_like(v)
+    for exponent in (-3.0, -1.5, -0.25, 0.5, 1.0, 2.5, 12.0):
+        _power(v, exponent, found, scratch)
+        np.testing.assert_allclose(found, v**exponent, rtol=1e-12)
+    ends = np.array([1e-200, 1.0, 1e200, np.nan])
+    for exponent, expected in ((2.0, [0.0, 1.0, np.inf]), (-2.0, [np.inf, 1.0, 0.0])):
+        _power(ends, exponent, found[:4], scratch[:4])
+        np.testing.assert_array_equal(found[:3], expected)

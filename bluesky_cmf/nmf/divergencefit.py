@@ -145,7 +145,8 @@ class Reweighted(Factorization):
             self._resolve(0, first, new=True)
         self._floor = self.steps.floor
         # Least squares is where to start from.
-        self.W.write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
+        W = nnls(self.X.times(self.H, first, stop), self.H @ self.H.T)
+        self.W.write(first, self.steps.off_zero(W, self.H)[0])
         self._resolve(first, stop, new=True)
 
     def _resolve(self, start: int, stop: int, *, new: bool) -> None:
@@ -189,7 +190,9 @@ class ReweightedSweeps(Sweeps):
     ) -> None:
         self.steps, self.rules = HalfSteps(X, rules, floor), rules
         self._held = None if held is None else held.tensor()
-        self.H, self.W = H.clone(), exact_weights(X, H)[0] if W is None else W.clone()
+        if W is None:
+            W, H = self.steps.off_zero(exact_weights(X, H)[0], H)
+        self.H, self.W = H.clone(), W.clone()
         _, _, value = self._rows(self.H, self.W)
         self.curve = [value + float(self.steps.penalty(self.H).sum())]
         self._ahead_W, self._ahead_H = self.W, self.H

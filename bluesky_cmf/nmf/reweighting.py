@@ -20,7 +20,11 @@ __all__ = ["Floor", "HalfSteps", "grams"]
 _PASSES = 4
 #: Trials of a step, each a quarter as long as the one before, and a decrease worth no further one.
 _TRIALS, _SHORTER, _STILL = 5, 0.25, 1e-7
-_RIDGE = 1e-12
+#: Below β = 1: the part of its mean that a factor starts from at least, and the part of it that
+#: a step leaves at least.
+_OFF_ZERO, _LEAST_LEFT = 0.1, 0.3
+#: Curvature beside that of other components, at the same point, that is as good as none.
+_NO_WEIGHT = 1e-24
 _NONE_HELD = np.zeros((0, 0))
 
 
@@ -127,7 +131,8 @@ class HalfSteps:
                 X = piece.double()
                 U, G = self.curvature(H, (W[part] @ H).clamp_min(self.floor))
                 C = (U * self.raised(X)) @ H.T
-                W[part] = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
+                Z = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
+                W[part] = self._kept_off_zero(W[part], Z)
                 continue
             rules = self.rules
             scalars = rules.beta, self.floor, rules.l1, rules.l2
@@ -146,7 +151,7 @@ class HalfSteps:
         """
         n, F, rules = len(self.rules.free), self.X.n_features, self.rules
         G, C, left = H.new_zeros(n, n, F), H.new_zeros(n, F), H.new_zeros(F if told else 0)
-        H = H.clone()
+        before, H = H, H.clone()
         for first, piece in self.X.pieces():
             weights = W[first : first + len(piece)].contiguous()
             if self._kernels is None:
@@ -168,7 +173,7 @@ class HalfSteps:
         else:
             arrays = G.numpy(), C.numpy(), self._free, rules.l1, rules.l2, _PASSES, H.numpy()
             self._kernels.solve(*arrays)
-        return H, left
+        return self._kept_off_zero(before, H), left
 
     def safe_components(
         self, H: torch.Tensor, W: torch.Tensor
@@ -191,6 +196,24 @@ class HalfSteps:
             new[:, worse] = H[:, worse] + _SHORTER * (new - H)[:, worse]
         new[:, worse] = H[:, worse]
         return new, self.left(new, W)
+
+    def off_zero(self, W: torch.Tensor, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raise factors to start from to where steps can move them: W (N, K), H (K, F).
+
+        Below β = 1 a reconstruction near zero under data that are not costs any amount, so that
+        factors at zero are kept there by others, and each set of zeros has a minimum of its own.
+        """
+        if self.rules.beta >= 1:
+            return W, H
+        free, H = list(self.rules.free), H.clone()
+        H[free] = H[free].maximum(_OFF_ZERO * H[free].mean(1, keepdim=True))
+        sizes = H.mean(1)
+        usual = _OFF_ZERO * (W * sizes).mean(1, keepdim=True)
+        return W.maximum(torch.where(sizes > 0, usual / sizes, 0.0)), H
+
+    def _kept_off_zero(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        """Let nothing fall to zero in one step, where it would not come back."""
+        return after.maximum(_LEAST_LEFT * before) if self.rules.beta < 1 else after
 
     def left(self, H: torch.Tensor, W: torch.Tensor, *, stop: int | None = None) -> torch.Tensor:
         """Sum the divergence of each column, (F,), over the rows before ``stop``."""
@@ -253,6 +276,8 @@ class HalfSteps:
             U, G = self.curvature(H, (W @ H).clamp_min(self.floor))
             C = (U * raised) @ H.T
             Z = solve_rows(C, G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
+            if rules.total is None:
+                Z = self._kept_off_zero(W, Z)
             length = torch.where(going, 1.0, 0.0).to(W.dtype)
             for _trial in range(_TRIALS):
                 trial = W + length[:, None] * (Z - W)
@@ -297,6 +322,7 @@ class HalfSteps:
 
     def _solve(self, G: torch.Tensor, C: torch.Tensor, H: torch.Tensor) -> None:
         rules = self.rules
+        least = _NO_WEIGHT * (G.diagonal().amax(1) + rules.l2)
         for _ in range(_PASSES):
             for a, k in enumerate(rules.free):
                 step = C[a] - rules.l1
@@ -305,6 +331,6 @@ class HalfSteps:
                         step = step - G[a, b] * H[m]
                 curvature = G[a, a] + rules.l2
                 # A component that meets no weight has nothing to follow.
-                moves = curvature > _RIDGE * curvature.max()
+                moves = curvature > least
                 safe = torch.where(moves, curvature, 1.0)
                 H[k] = torch.where(moves, (step / safe).clamp_min(0), H[k])

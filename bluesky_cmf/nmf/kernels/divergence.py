@@ -6,20 +6,29 @@ both have the same gradient. X may be float32 or float64; everything else is flo
 
 import numpy as np
 
-from .nnls import RIDGE, solve_weights
+from .nnls import solve_weights
 from .products import COLUMNS, compiled
 
 __all__ = ["accumulate", "evaluate", "leap", "rows", "solve", "warm_up"]
 
 #: Trials of a step, each a quarter as long as the one before, until it lowers the divergence.
 _TRIALS = 5
+#: Part of a factor that a step leaves, where zero would not be left again: below β = 1.
+_LEAST_LEFT = 0.3
 #: Decrease of a row, relative to its divergence, that is worth no further step.
 _STILL = 1e-7
+#: Curvature beside that of other components, at the same point, that is as good as none. Points
+#: are not to be compared: where data are near zero they weigh any number of times more.
+_NO_WEIGHT = 1e-24
 #: Stands for the ratio of no counts to a reconstruction; times no counts it is nothing.
 _TINY = 1e-300
 _LN2 = 0.6931471805599453
 #: Bits of √½: numbers are taken apart as m 2^e with m from there to √2.
 _ROOT = np.int64(0x3FE6A09E667F3BCD)
+#: Where exponents are cut: e to the one is nothing, and to the other infinite.
+_LOWEST, _HIGHEST = -709.0, 710.0
+#: An integer added to this stands in its last bits.
+_SHIFT, _SHIFT_BITS = 6755399441055744.0, np.int64(0x4338000000000000)
 
 
 @compiled
@@ -50,6 +59,47 @@ def _logarithm(v, out):
 
 
 @compiled
+def _exponential(t, out):
+    """Take e to each of t, which is lost, to rounding, several at a time.
+
+    e^t = 2^k e^r with r from -½ log 2 to ½ log 2; the series is cut where it is below rounding.
+    """
+    bits = out.view(np.int64)
+    n = len(t)
+    for j in range(n):
+        within = min(max(t[j], _LOWEST), _HIGHEST)
+        k = np.rint(within * (1.0 / _LN2))
+        r = within - k * _LN2
+        series = 1.0 + r * (1.0 / 13.0)
+        series = 1.0 + r * series * (1.0 / 12.0)
+        series = 1.0 + r * series * (1.0 / 11.0)
+        series = 1.0 + r * series * (1.0 / 10.0)
+        series = 1.0 + r * series * (1.0 / 9.0)
+        series = 1.0 + r * series * (1.0 / 8.0)
+        series = 1.0 + r * series * (1.0 / 7.0)
+        series = 1.0 + r * series * (1.0 / 6.0)
+        series = 1.0 + r * series * (1.0 / 5.0)
+        series = 1.0 + r * series * (1.0 / 4.0)
+        series = 1.0 + r * series * (1.0 / 3.0)
+        series = 1.0 + r * series * (1.0 / 2.0)
+        t[j] = 1.0 + r * series
+        out[j] = k + _SHIFT
+    for j in range(n):
+        bits[j] = (bits[j] - _SHIFT_BITS + np.int64(1023)) << np.int64(52)
+    for j in range(n):
+        out[j] *= t[j]
+
+
+@compiled
+def _power(v, exponent, out, scratch):
+    """Raise positive normal numbers to a power, to some ten times rounding."""
+    _logarithm(v, scratch)
+    for j in range(len(v)):
+        scratch[j] *= exponent
+    _exponential(scratch, out)
+
+
+@compiled
 def _load(X, beta, floor, x):
     """Read intensities as float64, raised to the floor where zero has no finite divergence."""
     if beta > 0.0:
@@ -75,7 +125,7 @@ def _reconstruct(w, H, first, floor, v):
 
 
 @compiled
-def _reweigh(v, beta, u):
+def _reweigh(v, beta, u, scratch):
     """Write v^(β-2) into u."""
     n = len(v)
     if beta == 1.0:
@@ -87,12 +137,11 @@ def _reweigh(v, beta, u):
     elif beta == 2.0:
         u[:] = 1.0
     else:
-        for j in range(n):
-            u[j] = v[j] ** (beta - 2.0)
+        _power(v, beta - 2.0, u, scratch)
 
 
 @compiled
-def _diverge(x, v, beta, d, scratch):
+def _diverge(x, v, beta, d, power, scratch):
     """Give the beta-divergence of each element, `divergences.beta_divergence`, and the sum.
 
     x is float64, and raised to the floor where beta is not positive.
@@ -116,8 +165,12 @@ def _diverge(x, v, beta, d, scratch):
     else:
         scale = 1.0 / (beta * (beta - 1.0))
         for j in range(n):
-            y, z = x[j], v[j]
-            mixed = y**beta + (beta - 1.0) * z**beta - beta * y * z ** (beta - 1.0)
+            power[j] = max(x[j], _TINY)
+        _power(power, beta, d, scratch)
+        _power(v, beta - 1.0, power, scratch)
+        for j in range(n):
+            data = d[j] if x[j] > 0.0 else 0.0
+            mixed = data + ((beta - 1.0) * v[j] - beta * x[j]) * power[j]
             d[j] = max(scale * mixed, 0.0)
     total = 0.0
     for j in range(n):
@@ -137,14 +190,15 @@ def _penalty(w, l1, l2):
 def _system(X, w, H, beta, floor, G, c):
     """Add up the reweighted problem of one row, G (K, K) and c (K,), at its weights w."""
     F, K = H.shape[1], len(H)
-    x, v, u = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
+    x, v = np.empty(COLUMNS), np.empty(COLUMNS)
+    u, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
     G[:], c[:] = 0.0, 0.0
     for first in range(0, F, COLUMNS):
         last = min(F, first + COLUMNS)
         n = last - first
         _load(X[first:last], beta, floor, x)
         _reconstruct(w, H, first, floor, v[:n])
-        _reweigh(v[:n], beta, u[:n])
+        _reweigh(v[:n], beta, u[:n], scratch[:n])
         for k in range(K):
             h = H[k, first:last]
             cross = 0.0
@@ -167,19 +221,27 @@ def _value(X, w, H, beta, floor):
     """Sum the divergence and the squared residual of one row at its weights w."""
     F = H.shape[1]
     x, v = np.empty(COLUMNS), np.empty(COLUMNS)
-    d, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
+    d, power, scratch = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
     left = squared = 0.0
     for first in range(0, F, COLUMNS):
         last = min(F, first + COLUMNS)
         n = last - first
         _load(X[first:last], beta, floor, x)
         _reconstruct(w, H, first, floor, v[:n])
-        left += _diverge(x[:n], v[:n], beta, d[:n], scratch[:n])
+        left += _diverge(x[:n], v[:n], beta, d[:n], power[:n], scratch[:n])
         for j in range(n):
             # The floor stands for nothing.
             fitted = v[j] if v[j] > floor else 0.0
             squared += (np.float64(X[first + j]) - fitted) ** 2
     return left, squared
+
+
+@compiled
+def _keep_off_zero(w, beta, z):
+    """Let no weight fall to zero in one step from w to z, where it would not come back."""
+    if beta < 1.0:
+        for k in range(len(w)):
+            z[k] = max(z[k], _LEAST_LEFT * w[k])
 
 
 @compiled
@@ -208,6 +270,8 @@ def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
         for _ in range(steps):
             _system(X[i], W[i], H, beta, floor, G, c)
             solve_weights(G, c, l1, l2, total, here, z)
+            if np.isnan(total):
+                _keep_off_zero(W[i], beta, z)
             length, lower = 1.0, False
             for _trial in range(_TRIALS):
                 for k in range(K):
@@ -238,6 +302,7 @@ def leap(X, H, beta, floor, l1, l2, W):
     for i in range(len(X)):
         _system(X[i], W[i], H, beta, floor, G, c)
         solve_weights(G, c, l1, l2, np.nan, none_held, z)
+        _keep_off_zero(W[i], beta, z)
         W[i] = z
 
 
@@ -252,7 +317,8 @@ def accumulate(X, W, H, free, beta, floor, G, C, left):
     N, F = X.shape
     n = len(free)
     x, v, u = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
-    d, rest, scratch = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
+    d, rest = np.empty(COLUMNS), np.empty(COLUMNS)
+    power, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
     others = np.ones(len(H), np.bool_)
     for k in free:
         others[k] = False
@@ -266,9 +332,9 @@ def accumulate(X, W, H, free, beta, floor, G, C, left):
                 kept[k] = W[i, k] if others[k] else 0.0
             _reconstruct(kept, H, first, 0.0, rest[:size])
             _reconstruct(W[i], H, first, floor, v[:size])
-            _reweigh(v[:size], beta, u[:size])
+            _reweigh(v[:size], beta, u[:size], scratch[:size])
             if len(left):
-                _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
+                _diverge(x[:size], v[:size], beta, d[:size], power[:size], scratch[:size])
                 for j in range(size):
                     left[first + j] += d[j]
             for j in range(size):
@@ -296,12 +362,10 @@ def solve(G, C, free, l1, l2, passes, H):
         for b in range(a):
             for j in range(F):
                 G[b, a, j] = G[a, b, j]
-    step, least = np.empty(F), np.empty(n)
+    step, least = np.empty(F), np.zeros(F)
     for a in range(n):
-        largest = 0.0
         for j in range(F):
-            largest = max(largest, G[a, a, j])
-        least[a] = RIDGE * (largest + l2)
+            least[j] = max(least[j], _NO_WEIGHT * (G[a, a, j] + l2))
     for _ in range(passes):
         for a in range(n):
             for j in range(F):
@@ -315,7 +379,7 @@ def solve(G, C, free, l1, l2, passes, H):
             for j in range(F):
                 # A component that meets no weight has nothing to follow.
                 curvature = G[a, a, j] + l2
-                if curvature > least[a]:
+                if curvature > least[j]:
                     h[j] = max(0.0, step[j] / curvature)
 
 
@@ -324,14 +388,14 @@ def evaluate(X, W, H, beta, floor, left):
     """Add up the divergence of each column, (F,)."""
     N, F = X.shape
     x, v = np.empty(COLUMNS), np.empty(COLUMNS)
-    d, scratch = np.empty(COLUMNS), np.empty(COLUMNS)
+    d, power, scratch = np.empty(COLUMNS), np.empty(COLUMNS), np.empty(COLUMNS)
     for first in range(0, F, COLUMNS):
         last = min(F, first + COLUMNS)
         size = last - first
         for i in range(N):
             _load(X[i, first:last], beta, floor, x)
             _reconstruct(W[i], H, first, floor, v[:size])
-            _diverge(x[:size], v[:size], beta, d[:size], scratch[:size])
+            _diverge(x[:size], v[:size], beta, d[:size], power[:size], scratch[:size])
             for j in range(size):
                 left[first + j] += d[j]
 
