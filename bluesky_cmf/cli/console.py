@@ -285,18 +285,15 @@ def _program() -> Sequence[str]:
 
 
 def _weights_table(analysis: "AnalysisReader", result: "FitResult") -> Table:
-    headings = (
-        "component",
-        "",
-        "weight from",
-        "to",
-        "at the end",
-        "fraction at the end\n± σ, first fit",
-    )
+    parts = dict(zip(analysis.names, _last_fractions(analysis), strict=True))
+    # A weight at zero cannot scatter to both sides: there may be no errors to tell.
+    fraction = "fraction at the end"
+    if any("±" in part for part in parts.values()):
+        fraction += "\n± σ, first fit"
+    headings = ("component", "", "weight from", "to", "at the end", fraction)
     table = Table(*headings, box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
-    parts = dict(zip(analysis.names, _last_fractions(analysis), strict=True))
     for name, fixed, weights in zip(result.names, result.fixed, result.weights.T, strict=True):
         numbers = (weights.min(), weights.max(), weights[-1]) if len(weights) else ()
         values = [f"{value:.4g}" for value in numbers] or ["-"] * 3
