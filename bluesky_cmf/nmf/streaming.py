@@ -47,7 +47,8 @@ class StreamingNMF:
         Which components are held; missing flags mean free.
     loss : {"frobenius", "kullback-leibler", "itakura-saito"} or float, optional
         ½‖X - WH‖², or the beta-divergence of X from WH: 1 is Kullback and Leibler's, right for
-        counts, 0 Itakura and Saito's.
+        counts, 0 Itakura and Saito's. Below 1 zeros in the data make many minima: where counts are
+        few, fits between events may be far above the best.
     device : str or torch.device, optional
         ``"auto"``: CUDA where there is one and nothing is strained, else the CPU.
     dtype : torch.dtype, optional
