@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -61,8 +61,6 @@ cases = given(
 def test_fused_half_steps_are_those_of_torch(
     seed: int, shape: tuple[int, int, int], beta: float, zeros: bool
 ) -> None:
-    # What keeps off zero depends on which of many solutions a step led to.
-    assume(beta >= 1 or shape[2] <= min(shape[:2]))
     X, W, H, rules = problem(seed, shape, beta, zeros=zeros)
     fused, plain = HalfSteps(X, rules, Floor()), HalfSteps(X, rules, Floor())
     if fused._kernels is None:
@@ -386,7 +384,7 @@ def told(X: np.ndarray, V: np.ndarray, beta: float) -> float:
     return float(elementwise(raised, steps[1].clamp_min(floor), beta).sum())
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.25])
+@pytest.mark.parametrize("beta", [0.25, 0.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_few_counts_and_many_zeros_are_fitted_as_well_as_by_multiplicative_steps(
     beta: float, seed: int
@@ -401,7 +399,7 @@ def test_few_counts_and_many_zeros_are_fitted_as_well_as_by_multiplicative_steps
     ours = told(X, result.weights @ result.components, beta)
     best = min(multiplied(X, peaks, beta, start) for start in range(3))
     assert ours == pytest.approx(result.objective, rel=1e-9)
-    assert ours < 1.06 * best
+    assert ours < 1.03 * best
 
 
 def test_a_point_that_weighs_much_more_than_others_does_not_keep_them_where_they_are() -> None:
@@ -413,3 +411,47 @@ def test_a_point_that_weighs_much_more_than_others_does_not_keep_them_where_they
         steps._kernels = road
         new, _ = steps.components(H, torch.tensor([[1.0], [2.0]], dtype=torch.float64))
         np.testing.assert_allclose(new[0, :2], [1.0, 2.0])
+
+
+def test_an_objective_that_falls_to_next_to_nothing_keeps_nothing_of_what_it_was() -> None:
+    shapes = np.random.default_rng(0).random((2, 40))
+    model = StreamingNMF(40, 2, components=shapes, fixed=[True] * 2, loss=3.0, dtype=torch.float64)
+    X = Blocks(40, dtype=torch.float64, device=CPU)
+    X.append(torch.tensor(np.random.default_rng(1).random((3, 2)) @ shapes))
+    model.append(X.stored())
+    model.refit()
+    factors = model._fit.factors
+    factors.W.replace(torch.full((3, 2), 1e5, dtype=torch.float64))
+    factors._look()
+    assert factors.objective > 1e12
+
+    factors.resolve(0, 3)
+
+    left = factors.objective
+    factors._look()
+    assert left == pytest.approx(factors.objective, abs=1e-25)
+
+
+def test_what_is_beyond_float64_leaves_the_errors_of_other_weights_known() -> None:
+    shapes, noise = np.repeat(np.eye(2), 10, axis=1), 1 + 0.1 * (np.arange(20) % 2)
+    model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=-10.0)
+    model.append(1e-8 * shapes[0] * noise)
+    model.refit()
+
+    weight, error = model.rows().weights[0, 0], model.rows().errors[0, 0]
+
+    assert weight == pytest.approx(1.05e-8)
+    # Ten points scatter by 5 %, and 18 of all twenty are to spare.
+    assert error == pytest.approx(weight * 0.05 / 1.05 / np.sqrt(18), rel=0.05)
+
+
+def test_zeros_that_are_fitted_by_zeros_add_nothing_to_the_errors_of_weights() -> None:
+    shapes = np.repeat(np.eye(2), 10, axis=1)
+    pattern = shapes[0] * (1 + 0.1 * (np.arange(20) % 2))
+    errors = []
+    for loss in ("itakura-saito", 0.01):
+        model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=loss)
+        model.append(pattern)
+        model.refit()
+        errors.append(model.rows().errors[0, 0])
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)

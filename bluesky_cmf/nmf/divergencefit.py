@@ -1,5 +1,6 @@
 """Other losses than least squares: factors for the beta-divergence, and sweeps over them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -99,14 +100,19 @@ class Reweighted(Factorization):
         H, rules = self.H, self.rules
         V = (W @ H).clamp_min(self.steps.floor)
         U, free = V.pow(rules.beta - 2), free_weights(W, self.held, first)
-        factor = spread((U * (X - V).square()).sum(1), free, X.shape[1])
+        # A zero that is fitted by one leaves nothing.
+        residual = X.clamp_min(self.steps.floor) - V
+        factor = spread((U * residual.square()).sum(1), free, X.shape[1])
         curvature, known = U, [i for i, noise in enumerate(noises) if noise is not None]
         if known:
             ratio = self.steps.raised(X[known]) / V[known]
             curvature = U.clone()
             curvature[known] *= rules.beta - 1 + (2 - rules.beta) * ratio
         bread = on_host(grams(H, curvature))
-        meat = factor[:, None, None] * bread
+        with np.errstate(over="ignore"):
+            meat = factor[:, None, None] * bread
+        # Of what is beyond float64 no error is known.
+        meat[~np.isfinite(meat)] = math.nan
         shapes, factors = on_host(H), on_host(U)
         for i, found in known_meat(noises, lambda i: shapes * factors[i]):
             meat[i] = found
@@ -145,17 +151,22 @@ class Reweighted(Factorization):
             self._resolve(0, first, new=True)
         self._floor = self.steps.floor
         # Least squares is where to start from.
-        W = nnls(self.X.times(self.H, first, stop), self.H @ self.H.T)
-        self.W.write(first, self.steps.off_zero(W, self.H)[0])
+        self.W.write(first, nnls(self.X.times(self.H, first, stop), self.H @ self.H.T))
         self._resolve(first, stop, new=True)
 
     def _resolve(self, start: int, stop: int, *, new: bool) -> None:
+        before = after = 0.0
         for begin, end in self.W.spans(start, stop):
             held = None if self.held is None else self.held.view(begin, end)
-            fit, before, after = self.steps.rows(
+            fit, was, now = self.steps.rows(
                 self.H, self.W.view(begin, end), first=begin, held=held, steps=_EXACT_STEPS
             )
             self.squared.view(begin, end)[:] = fit[:, :1]
+            before, after = before + was, after + now
+        if (start, stop) == (0, len(self)):
+            # All rows: nothing is left of the rounding of what the sum had been.
+            self._value = after
+        else:
             self._value += after if new else after - before
 
 
@@ -191,7 +202,8 @@ class ReweightedSweeps(Sweeps):
         self.steps, self.rules = HalfSteps(X, rules, floor), rules
         self._held = None if held is None else held.tensor()
         if W is None:
-            W, H = self.steps.off_zero(exact_weights(X, H)[0], H)
+            H = self.steps.off_zero(H)
+            W = exact_weights(X, H)[0]
         self.H, self.W = H.clone(), W.clone()
         _, _, value = self._rows(self.H, self.W)
         self.curve = [value + float(self.steps.penalty(self.H).sum())]

@@ -20,8 +20,8 @@ __all__ = ["Floor", "HalfSteps", "grams"]
 _PASSES = 4
 #: Trials of a step, each a quarter as long as the one before, and a decrease worth no further one.
 _TRIALS, _SHORTER, _STILL = 5, 0.25, 1e-7
-#: Below β = 1: the part of its mean that a factor starts from at least, and the part of it that
-#: a step leaves at least.
+#: Below β = 1: the part of its mean that a component starts from at least, at each point, and the
+#: part of it that a step leaves.
 _OFF_ZERO, _LEAST_LEFT = 0.1, 0.3
 #: Curvature beside that of other components, at the same point, that is as good as none.
 _NO_WEIGHT = 1e-24
@@ -131,8 +131,7 @@ class HalfSteps:
                 X = piece.double()
                 U, G = self.curvature(H, (W[part] @ H).clamp_min(self.floor))
                 C = (U * self.raised(X)) @ H.T
-                Z = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
-                W[part] = self._kept_off_zero(W[part], Z)
+                W[part] = solve_rows(C, G, l1=self.rules.l1, l2=self.rules.l2)
                 continue
             rules = self.rules
             scalars = rules.beta, self.floor, rules.l1, rules.l2
@@ -173,7 +172,8 @@ class HalfSteps:
         else:
             arrays = G.numpy(), C.numpy(), self._free, rules.l1, rules.l2, _PASSES, H.numpy()
             self._kernels.solve(*arrays)
-        return self._kept_off_zero(before, H), left
+        # In one step nothing falls to where it would not come back from.
+        return (H if rules.beta >= 1 else H.maximum(_LEAST_LEFT * before)), left
 
     def safe_components(
         self, H: torch.Tensor, W: torch.Tensor
@@ -197,23 +197,17 @@ class HalfSteps:
         new[:, worse] = H[:, worse]
         return new, self.left(new, W)
 
-    def off_zero(self, W: torch.Tensor, H: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Raise factors to start from to where steps can move them: W (N, K), H (K, F).
+    def off_zero(self, H: torch.Tensor) -> torch.Tensor:
+        """Raise free components (K, F) to start from to where steps can move them.
 
         Below β = 1 a reconstruction near zero under data that are not costs any amount, so that
-        factors at zero are kept there by others, and each set of zeros has a minimum of its own.
+        points at zero are kept there by others, and each set of zeros has a minimum of its own.
         """
         if self.rules.beta >= 1:
-            return W, H
+            return H
         free, H = list(self.rules.free), H.clone()
         H[free] = H[free].maximum(_OFF_ZERO * H[free].mean(1, keepdim=True))
-        sizes = H.mean(1)
-        usual = _OFF_ZERO * (W * sizes).mean(1, keepdim=True)
-        return W.maximum(torch.where(sizes > 0, usual / sizes, 0.0)), H
-
-    def _kept_off_zero(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """Let nothing fall to zero in one step, where it would not come back."""
-        return after.maximum(_LEAST_LEFT * before) if self.rules.beta < 1 else after
+        return H
 
     def left(self, H: torch.Tensor, W: torch.Tensor, *, stop: int | None = None) -> torch.Tensor:
         """Sum the divergence of each column, (F,), over the rows before ``stop``."""
@@ -276,8 +270,6 @@ class HalfSteps:
             U, G = self.curvature(H, (W @ H).clamp_min(self.floor))
             C = (U * raised) @ H.T
             Z = solve_rows(C, G, l1=rules.l1, l2=rules.l2, total=rules.total_or_nan, held=held)
-            if rules.total is None:
-                Z = self._kept_off_zero(W, Z)
             length = torch.where(going, 1.0, 0.0).to(W.dtype)
             for _trial in range(_TRIALS):
                 trial = W + length[:, None] * (Z - W)

@@ -13,8 +13,6 @@ __all__ = ["accumulate", "evaluate", "leap", "rows", "solve", "warm_up"]
 
 #: Trials of a step, each a quarter as long as the one before, until it lowers the divergence.
 _TRIALS = 5
-#: Part of a factor that a step leaves, where zero would not be left again: below β = 1.
-_LEAST_LEFT = 0.3
 #: Decrease of a row, relative to its divergence, that is worth no further step.
 _STILL = 1e-7
 #: Curvature beside that of other components, at the same point, that is as good as none. Points
@@ -237,14 +235,6 @@ def _value(X, w, H, beta, floor):
 
 
 @compiled
-def _keep_off_zero(w, beta, z):
-    """Let no weight fall to zero in one step from w to z, where it would not come back."""
-    if beta < 1.0:
-        for k in range(len(w)):
-            z[k] = max(z[k], _LEAST_LEFT * w[k])
-
-
-@compiled
 def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
     """Take reweighted steps on the weights of some rows, in place; none raises the divergence.
 
@@ -270,8 +260,6 @@ def rows(X, H, beta, floor, l1, l2, total, held, steps, W, squared, left):
         for _ in range(steps):
             _system(X[i], W[i], H, beta, floor, G, c)
             solve_weights(G, c, l1, l2, total, here, z)
-            if np.isnan(total):
-                _keep_off_zero(W[i], beta, z)
             length, lower = 1.0, False
             for _trial in range(_TRIALS):
                 for k in range(K):
@@ -302,7 +290,6 @@ def leap(X, H, beta, floor, l1, l2, W):
     for i in range(len(X)):
         _system(X[i], W[i], H, beta, floor, G, c)
         solve_weights(G, c, l1, l2, np.nan, none_held, z)
-        _keep_off_zero(W[i], beta, z)
         W[i] = z
 
 
