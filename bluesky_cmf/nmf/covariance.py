@@ -60,7 +60,7 @@ def weight_covariance(bread: Array, meat: Array, free: Array, *, add_up: bool = 
         inverse, lost = _restricted_inverse(np.broadcast_to(bread, (len(sets), K, K)), sets, add_up)
         inverse, lost = inverse[rows.ravel()], lost[rows.ravel()]
     both = free[:, :, None] & free[:, None, :]
-    # What is beyond float64 for weights that are not free does not matter.
+    # In the meat, what is beyond float64 for weights that are not free does not matter.
     covariance = np.where(both, inverse @ np.where(both, meat, 0.0) @ inverse, 0.0)
     covariance[both & (lost[:, :, None] | lost[:, None, :])] = math.nan
     return covariance

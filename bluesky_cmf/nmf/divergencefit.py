@@ -109,7 +109,7 @@ class Reweighted(Factorization):
             curvature = U.clone()
             curvature[known] *= rules.beta - 1 + (2 - rules.beta) * ratio
         bread = on_host(grams(H, curvature))
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             meat = factor[:, None, None] * bread
         # Of what is beyond float64 no error is known.
         meat[~np.isfinite(meat)] = math.nan
@@ -178,7 +178,7 @@ class ReweightedSweeps(Sweeps):
     X : Blocks
         The data.
     H : Tensor (K, F)
-        Where to start.
+        Where to start; raised to `HalfSteps.off_zero` where no weights are given.
     rules : Rules
         What is asked of the factors.
     floor : Floor
@@ -235,7 +235,7 @@ class ReweightedSweeps(Sweeps):
         objective = float(left.sum() + steps.penalty(W.T).sum() + steps.penalty(H).sum())
         if objective <= self.curve[-1]:
             self._ahead_W = ahead_W
-            self._ahead_H = (H + lead * (H - self.H)).clamp_min(0)
+            self._ahead_H = steps.kept_off_zero((H + lead * (H - self.H)).clamp_min(0), self.H)
             self.W, self.H = W, H
             self._pace.good()
             self._safely = False

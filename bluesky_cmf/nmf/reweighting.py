@@ -172,8 +172,7 @@ class HalfSteps:
         else:
             arrays = G.numpy(), C.numpy(), self._free, rules.l1, rules.l2, _PASSES, H.numpy()
             self._kernels.solve(*arrays)
-        # In one step nothing falls to where it would not come back from.
-        return (H if rules.beta >= 1 else H.maximum(_LEAST_LEFT * before)), left
+        return self.kept_off_zero(H, before), left
 
     def safe_components(
         self, H: torch.Tensor, W: torch.Tensor
@@ -200,14 +199,18 @@ class HalfSteps:
     def off_zero(self, H: torch.Tensor) -> torch.Tensor:
         """Raise free components (K, F) to start from to where steps can move them.
 
-        Below β = 1 a reconstruction near zero under data that are not costs any amount, so that
-        points at zero are kept there by others, and each set of zeros has a minimum of its own.
+        Below β = 1 points near zero outweigh all others, and a step hardly moves what it finds at
+        zero: each set of zeros has a minimum of its own.
         """
         if self.rules.beta >= 1:
             return H
         free, H = list(self.rules.free), H.clone()
         H[free] = H[free].maximum(_OFF_ZERO * H[free].mean(1, keepdim=True))
         return H
+
+    def kept_off_zero(self, H: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+        """Let no component (K, F) fall to zero in one step from what it was before."""
+        return H if self.rules.beta >= 1 else H.maximum(_LEAST_LEFT * before)
 
     def left(self, H: torch.Tensor, W: torch.Tensor, *, stop: int | None = None) -> torch.Tensor:
         """Sum the divergence of each column, (F,), over the rows before ``stop``."""

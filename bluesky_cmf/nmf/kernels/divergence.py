@@ -58,7 +58,7 @@ def _logarithm(v, out):
 
 @compiled
 def _exponential(t, out):
-    """Take e to each of t, which is lost, to rounding, several at a time.
+    """Take e to each of t, which is lost, several at a time: to |t| times rounding, or less.
 
     e^t = 2^k e^r with r from -½ log 2 to ½ log 2; the series is cut where it is below rounding.
     """
@@ -90,7 +90,7 @@ def _exponential(t, out):
 
 @compiled
 def _power(v, exponent, out, scratch):
-    """Raise positive normal numbers to a power, to some ten times rounding."""
+    """Raise positive normal numbers to a power p: to some |p log v| times rounding."""
     _logarithm(v, scratch)
     for j in range(len(v)):
         scratch[j] *= exponent
