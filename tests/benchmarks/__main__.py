@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 
 from bluesky_cmf import StreamingNMF
 from bluesky_cmf.nmf.kernels import warm_up
 
 from . import roads
-from .data import ramp, resident_bytes, synthetic
+from .data import ramp, synthetic
+from .many import event, many, set_up
 
 K = 4
 
@@ -67,7 +67,7 @@ def stream(options: argparse.Namespace) -> None:
     model = StreamingNMF(X.shape[1], K, components=[X[0], X[-1]], fixed=[True, True], device="cpu")
     events, gaps_event, gaps_improved = [], [], []
     for n, pattern in enumerate(X, 1):
-        seconds, result = _event(model, pattern)
+        seconds, result = event(model, pattern)
         events.append(seconds)
         after = result.objective
         model.improve(budget)
@@ -86,13 +86,6 @@ def stream(options: argparse.Namespace) -> None:
     )
 
 
-def _event(model: StreamingNMF, pattern: np.ndarray) -> tuple[float, object]:
-    started = time.perf_counter()
-    model.append(pattern)
-    result = model.refit()
-    return time.perf_counter() - started, result
-
-
 def _best_known(X: np.ndarray, known: np.ndarray, starts: int = 10) -> float:
     """The best of converged cold fits."""
     ends = []
@@ -100,43 +93,6 @@ def _best_known(X: np.ndarray, known: np.ndarray, starts: int = 10) -> float:
         curve = (value for _, value in roads.ours(X, K, seed, known=known))
         ends.append(list(itertools.islice(curve, 300))[-1])
     return min(ends)
-
-
-def many(options: argparse.Namespace) -> None:
-    """The cost of an event as patterns become many, and what events alone are worth."""
-    for counts in (500, 50_000):
-        X, phases = synthetic(options.patterns, counts)
-        before = resident_bytes()
-        model = StreamingNMF(X.shape[1], 6, components=phases[:3], fixed=[True] * 3, device="cpu")
-        seconds = np.array([_event(model, pattern)[0] for pattern in X])
-        grown = resident_bytes() - before
-        print(f"\nstream of {len(X)} patterns of {X.shape[1]} points, {counts} counts, K = 6")
-        first, last = seconds[500:1500], seconds[-1000:]
-        for name, part in (("1,000", first), (f"{len(X):,}", last), ("all", seconds)):
-            print(
-                f"  event at {name} patterns: median {1e6 * np.median(part):.0f} µs, "
-                f"mean {1e6 * part.mean():.0f} µs, "
-                f"99 % within {1e6 * np.quantile(part, 0.99):.0f} µs"
-            )
-        print(f"  ratio of the medians {np.median(last) / np.median(first):.2f}")
-        print(f"  memory: {grown / X.nbytes:.3f} times the data")
-        sweep = roads.exact_sweep_seconds(X, phases, model.components)
-        print(
-            f"  one exact sweep {sweep:.3f} s: {sweep / np.median(last):.0f} events by the median, "
-            f"{sweep / last.mean():.0f} by the mean"
-        )
-        objectives = {"events alone": model.result.objective}
-        started = time.perf_counter()
-        model.improve(0.1)
-        objectives[f"improve, {1e3 * (time.perf_counter() - started):.0f} ms"] = (
-            model.result.objective
-        )
-        started = time.perf_counter()
-        end = model.refit(converge=True)
-        objectives[f"converged, {time.perf_counter() - started:.2f} s"] = end.objective
-        best = min(*objectives.values(), roads.from_truth(X, phases))
-        for name, objective in objectives.items():
-            print(f"  gap, {name}: {objective / best - 1:.4%}  (best known {best:.6f})")
 
 
 def converged(options: argparse.Namespace) -> None:
@@ -200,8 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no such table: {', '.join(unknown)}")
-    torch.set_num_threads(1)
-    warm_up()
+    set_up()
     name, X = ramp()
     print(f"{name}: {X.shape[0]} patterns of {X.shape[1]} points, one thread")
     for table in options.tables or TABLES:
