@@ -287,9 +287,8 @@ def _program() -> Sequence[str]:
 def _weights_table(analysis: "AnalysisReader", result: "FitResult") -> Table:
     parts = dict(zip(analysis.names, _last_fractions(analysis), strict=True))
     # A weight at zero has no error, and all those of the last pattern may be there.
-    fraction = "fraction at the end"
-    if any("±" in part for part in parts.values()):
-        fraction += "\n± σ, first fit"
+    known = (analysis.fraction_errors[-1:] > 0).any()
+    fraction = "fraction at the end" + ("\n± σ, first fit" if known else "")
     headings = ("component", "", "weight from", "to", "at the end", fraction)
     table = Table(*headings, box=None, pad_edge=False)
     for column in table.columns[2:]:

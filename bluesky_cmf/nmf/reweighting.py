@@ -3,6 +3,7 @@
 At v = wH a half-step is least squares with the weights v^(β-2), for both have the same gradient
 (Fisher scoring). A step that does not lower the divergence is shortened, or not taken. Zero may be
 left again, which multiplicative steps cannot do, and a few steps do the work of many of those.
+Below β = 1, where zeros trap these steps too, components are kept off them.
 """
 
 import numpy as np

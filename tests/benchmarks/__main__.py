@@ -13,7 +13,7 @@ from bluesky_cmf.nmf.kernels import warm_up
 
 from . import roads
 from .data import ramp, synthetic
-from .many import event, many, set_up
+from .many import many
 
 K = 4
 
@@ -67,7 +67,7 @@ def stream(options: argparse.Namespace) -> None:
     model = StreamingNMF(X.shape[1], K, components=[X[0], X[-1]], fixed=[True, True], device="cpu")
     events, gaps_event, gaps_improved = [], [], []
     for n, pattern in enumerate(X, 1):
-        seconds, result = event(model, pattern)
+        seconds, result = roads.event(model, pattern)
         events.append(seconds)
         after = result.objective
         model.improve(budget)
@@ -156,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no such table: {', '.join(unknown)}")
-    set_up()
+    roads.set_up()
     name, X = ramp()
     print(f"{name}: {X.shape[0]} patterns of {X.shape[1]} points, one thread")
     for table in options.tables or TABLES:

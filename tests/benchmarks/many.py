@@ -5,29 +5,13 @@ import time
 from multiprocessing import get_context
 
 import numpy as np
-import torch
 
 from bluesky_cmf import StreamingNMF
-from bluesky_cmf.nmf.kernels import warm_up
 
 from . import roads
 from .data import resident_bytes, synthetic
 
-__all__ = ["event", "many", "set_up"]
-
-
-def set_up() -> None:
-    """Work on one thread, with kernels at hand."""
-    torch.set_num_threads(1)
-    warm_up()
-
-
-def event(model: StreamingNMF, pattern: np.ndarray) -> tuple[float, object]:
-    """Append a pattern and refit; give the seconds, and the result."""
-    started = time.perf_counter()
-    model.append(pattern)
-    result = model.refit()
-    return time.perf_counter() - started, result
+__all__ = ["many"]
 
 
 def many(options: argparse.Namespace) -> None:
@@ -42,11 +26,11 @@ def many(options: argparse.Namespace) -> None:
 
 
 def _many(n_patterns: int, counts: int) -> None:
-    set_up()
+    roads.set_up()
     X, phases = synthetic(n_patterns, counts)
     before = resident_bytes()
     model = StreamingNMF(X.shape[1], 6, components=phases[:3], fixed=[True] * 3, device="cpu")
-    seconds = np.array([event(model, pattern)[0] for pattern in X])
+    seconds = np.array([roads.event(model, pattern)[0] for pattern in X])
     grown = resident_bytes() - before
     print(f"\nstream of {len(X)} patterns of {X.shape[1]} points, {counts} counts, K = 6")
     first, last = seconds[500:1500], seconds[-1000:]

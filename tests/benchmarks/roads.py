@@ -17,12 +17,27 @@ import torch
 from bluesky_cmf import NMFBase, StreamingNMF
 from bluesky_cmf.nmf.blocks import Blocks
 from bluesky_cmf.nmf.divergencefit import ReweightedSweeps
+from bluesky_cmf.nmf.kernels import warm_up
 from bluesky_cmf.nmf.reweighting import Floor
 from bluesky_cmf.nmf.rules import Rules
 from bluesky_cmf.nmf.seeds import seed_worst
 from bluesky_cmf.nmf.sweeps import Extrapolation, exact_weights
 
 Curve = Iterator[tuple[float, float]]
+
+
+def set_up() -> None:
+    """Work on one thread, with kernels at hand."""
+    torch.set_num_threads(1)
+    warm_up()
+
+
+def event(model: StreamingNMF, pattern: np.ndarray) -> tuple[float, object]:
+    """Append a pattern and refit; give the seconds, and the result."""
+    started = time.perf_counter()
+    model.append(pattern)
+    result = model.refit()
+    return time.perf_counter() - started, result
 
 
 def exact_objective(X: np.ndarray, H: np.ndarray) -> float:
